@@ -1,0 +1,78 @@
+//! What can go wrong below: a path, a program, or a kernel that did not do what it said.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A failed operation on the host. `Display` never repeats its source (walk the chain for that).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a path.
+    #[error("cannot {op} {path:?}")]
+    Path {
+        /// What was tried, in words: `create`, `rename to …`.
+        op: String,
+        /// The object.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A program ended with a failure.
+    #[error("{program} failed ({status}): {stderr}")]
+    Command {
+        /// Its name, without arguments (they may hold paths of tenants).
+        program: &'static str,
+        /// `exit status: 1` or the signal.
+        status: String,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+    /// A program did not end in time and was killed.
+    #[error("{program} did not end within {limit:?} and was killed")]
+    Timeout {
+        /// Its name.
+        program: &'static str,
+        /// The deadline that passed.
+        limit: Duration,
+    },
+    /// The call succeeded but its postcondition does not hold, or the object is not what it must be.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+/// Shorthand of this layer.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The kernel's error number, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Path { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// The object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.errno() == Some(libc::ENOENT)
+    }
+
+    /// No space, or a quota is used up.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
+    }
+}
+
+/// Gives an [`io::Error`] (or a [`rustix`], [`nix`] one) its operation and path.
+pub trait At<T> {
+    /// `op` in words, as it stands after "cannot".
+    fn at(self, op: impl Into<String>, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
+    fn at(self, op: impl Into<String>, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|e| Error::Path { op: op.into(), path: path.as_ref().to_owned(), source: e.into() })
+    }
+}

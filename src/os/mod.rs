@@ -1,0 +1,22 @@
+//! The kernel and the host's tools: the only code that makes system calls or starts a program.
+//!
+//! Every function is free-standing and synchronous, named after what it does to the system, and
+//! returns [`Error`], which names the operation and the object. Nothing here knows volumes or gRPC.
+
+// The wrappers of ioctl, fcntl and mount_setattr that no crate has.
+#![allow(unsafe_code)]
+
+pub mod btrfs;
+pub mod command;
+pub mod error;
+pub mod file;
+pub mod format;
+pub mod lock;
+pub mod loopdev;
+pub mod mount;
+pub mod mountinfo;
+pub mod reflink;
+pub mod space;
+pub mod tree;
+
+pub use error::{At, Error, Result};
