@@ -1,0 +1,33 @@
+# Everything a contributor types. `make` alone lists it.
+.DEFAULT_GOAL := help
+.PHONY: help demo build test test-full check bench clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## set up, build, and drive one volume through its whole life on a scratch pool (as root)
+	@scripts/setup demo
+	cargo build --release --locked
+	target/release/wharf demo
+
+build: ## build the release binary
+	cargo build --release --locked
+
+test: ## run every tier of tests (as root, below 30 minutes)
+	@scripts/setup test
+	@scripts/test
+
+test-full: ## run every tier longer: more rounds, random seeds
+	@scripts/setup test
+	@WHARF_TEST_FULL=1 scripts/test
+
+check: ## format, clippy, rustdoc, layers, dependencies: what a change has to pass first
+	@scripts/test lint
+
+bench: ## measure (as root); prints figures, judges nothing
+	@scripts/setup test
+	cargo bench --locked
+
+clean: ## remove what was built, the tools of scripts/setup included
+	cargo clean
+	rm -rf build
