@@ -1,3 +1,17 @@
-//! wharf
+//! wharf: a CSI driver for local volumes.
+//!
+//! Layers, each knowing only those to its right: `rpc → service → {volume, store, backend} → os`.
+//! ARCHITECTURE.md is the map.
 
+pub mod backend;
+pub mod commands;
+pub mod config;
+pub mod error;
+pub mod failpoint;
 pub mod os;
+pub mod rpc;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod telemetry;
+pub mod volume;

@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// How the temporary files of [`replace`] begin.
+pub const TEMPORARY: &str = ".new-";
+
 /// Which inode a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Inode {
@@ -40,6 +43,18 @@ pub struct Stat {
     pub gid: u32,
 }
 
+impl Stat {
+    /// Is a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        todo!()
+    }
+}
+
+/// Opens an existing regular file for reading (O_NOFOLLOW, O_NONBLOCK).
+pub fn open_for_reading(path: &Path) -> Result<File> {
+    todo!("{path:?}")
+}
+
 /// lstat(2); `None` when nothing is there (ENOENT, ENOTDIR).
 pub fn stat(path: &Path) -> Result<Option<Stat>> {
     todo!("{path:?}")
@@ -62,6 +77,11 @@ pub fn create_new(path: &Path) -> Result<File> {
 
 /// Opens an existing regular file for reading and writing (O_NOFOLLOW, O_NONBLOCK: an image may carry a lease).
 pub fn open_image(path: &Path) -> Result<File> {
+    todo!("{path:?}")
+}
+
+/// Opens an existing directory (O_DIRECTORY, O_NOFOLLOW).
+pub fn open_dir(path: &Path) -> Result<File> {
     todo!("{path:?}")
 }
 
@@ -97,6 +117,11 @@ pub fn sync_filesystem(path: &Path) -> Result<()> {
 
 /// Owns every block up to `size` and sets the size (fallocate(2), mode 0); holes that a trim made are filled.
 pub fn allocate(file: &File, size: u64) -> Result<()> {
+    todo!("{file:?} {size}")
+}
+
+/// Sets the size without owning blocks (ftruncate(2)); a hole reads as zeroes.
+pub fn set_size(file: &File, size: u64) -> Result<()> {
     todo!("{file:?} {size}")
 }
 

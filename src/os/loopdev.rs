@@ -126,3 +126,18 @@ pub fn stacked_on(base: u32) -> Result<Vec<u32>> {
 pub fn sync(number: u32) -> Result<()> {
     todo!("{number}")
 }
+
+/// The path of the backing file as sysfs knows it now, without " (deleted)"; a hint, never proof.
+pub fn backing_path(number: u32) -> Result<Option<std::path::PathBuf>> {
+    todo!("{number}")
+}
+
+/// `/dev/loopN`.
+pub fn node(number: u32) -> std::path::PathBuf {
+    format!("/dev/loop{number}").into()
+}
+
+/// Whether the backing file has been unlinked.
+pub fn backing_is_deleted(number: u32) -> Result<bool> {
+    todo!("{number}")
+}

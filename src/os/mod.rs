@@ -11,6 +11,7 @@ pub mod command;
 pub mod error;
 pub mod file;
 pub mod format;
+pub mod host;
 pub mod lock;
 pub mod loopdev;
 pub mod mount;

@@ -1,0 +1,183 @@
+//! Which loop device or mount belongs to which volume, as the kernel tells it.
+
+use super::directory;
+use crate::{
+    error::{Doing, Error, Result},
+    os::{
+        file::{self, Inode},
+        loopdev::{self, Attach, Held},
+        mountinfo::Mount,
+    },
+    store::{IMAGE, Kind, Pool},
+    volume::{Key, Layout, VolumeRecord},
+};
+use std::{path::Path, thread, time::Duration};
+
+/// Attaches an image, or finds the loop that has it. A short-lived reader (a look at the superblock, at
+/// its extents) is waited for.
+pub fn attach(image: &Path) -> Result<Held> {
+    let doing = || format!("attaching {}", image.display());
+    for _ in 0..25 {
+        match loopdev::ensure_attached(image).doing(doing)? {
+            Attach::Held(held) => return Ok(held),
+            Attach::Elsewhere => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    Err(Error::Busy(format!(
+        "{} is open in another process but on no loop device; close it, then try again",
+        image.display()
+    )))
+}
+
+/// The loop that an image is attached to.
+pub fn loop_of(image: &Path) -> Result<Option<u32>> {
+    let doing = || format!("looking for the loop device of {}", image.display());
+    let Some(stat) = file::stat(image).doing(doing)? else { return Ok(None) };
+    if !loopdev::in_use(image).doing(doing)? {
+        return Ok(None);
+    }
+    loopdev::find(stat.inode).doing(doing)
+}
+
+/// Whether a volume is attached or mounted. A reader that has merely opened the image is waited for.
+pub fn in_use(pool: &Pool, key: Key, layout: Layout) -> Result<bool> {
+    if layout == Layout::Directory {
+        return Ok(!directory::mounts(pool, key)?.is_empty());
+    }
+    let image = pool.image(Kind::Volume, key);
+    let doing = || format!("looking whether {} is attached", image.display());
+    let Some(stat) = file::stat(&image).doing(doing)? else { return Ok(false) };
+    for _ in 0..25 {
+        if !loopdev::in_use(&image).doing(doing)? {
+            return Ok(false);
+        }
+        if loopdev::find(stat.inode).doing(doing)?.is_some() {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Err(Error::Busy(format!(
+        "{} is open in another process; close it, then try again",
+        image.display()
+    )))
+}
+
+/// A volume whose place on disk is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Located<'a> {
+    /// Its pool.
+    pub pool: &'a Pool,
+    /// Its record.
+    pub record: &'a VolumeRecord,
+}
+
+/// What stands at a path, compared with a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The root of the volume (for an image: on loop N).
+    Root(Option<u32>),
+    /// The volume's own block device.
+    Device(u32),
+    /// A read-only loop N stacked on the volume's device.
+    ReadOnlyDevice {
+        /// The stacked loop.
+        number: u32,
+        /// The volume's loop.
+        base: u32,
+    },
+    /// A block device with nothing behind it: what a killed attempt leaves.
+    Dead(u32),
+    /// Something else.
+    Other,
+}
+
+impl Located<'_> {
+    /// Compares what is at `path` (a mountpoint) with this volume, by device and inode.
+    pub fn compare(&self, path: &Path) -> Result<Found> {
+        let doing = || format!("looking at {}", path.display());
+        let Some(stat) = file::stat(path).doing(doing)? else { return Ok(Found::Other) };
+        if self.record.shape.layout == Layout::Directory {
+            let data = self.pool.data(Kind::Volume, self.record.key);
+            let root = file::stat(&data).doing(doing)?;
+            return Ok(if root.is_some_and(|root| root.inode == stat.inode) { Found::Root(None) } else { Found::Other });
+        }
+        let image = self.image_inode()?;
+        if stat.is_block {
+            return compare_device(stat.rdev, image);
+        }
+        let Some(number) = loopdev::number_of(stat.inode.device) else { return Ok(Found::Other) };
+        Ok(match status(number)? {
+            Some(status) if Some(status.backing) == image => Found::Root(Some(number)),
+            _ => Found::Other,
+        })
+    }
+
+    /// The image's identity; `None` when it is missing.
+    pub fn image_inode(&self) -> Result<Option<Inode>> {
+        let image = self.pool.image(Kind::Volume, self.record.key);
+        let stat = file::stat(&image).doing(|| format!("looking at {}", image.display()))?;
+        Ok(stat.map(|stat| stat.inode))
+    }
+}
+
+fn compare_device(rdev: u64, image: Option<Inode>) -> Result<Found> {
+    let Some(number) = loopdev::number_of(rdev) else { return Ok(Found::Other) };
+    let Some(status_here) = status(number)? else { return Ok(Found::Dead(number)) };
+    if Some(status_here.backing) == image {
+        return Ok(Found::Device(number));
+    }
+    let Some(base) = loopdev::number_of(status_here.backing_rdev) else { return Ok(Found::Other) };
+    Ok(match status(base)? {
+        Some(below) if Some(below.backing) == image => Found::ReadOnlyDevice { number, base },
+        _ => Found::Other,
+    })
+}
+
+/// LOOP_GET_STATUS64 of loop N; `None` when it does not exist or nothing is attached.
+pub fn status(number: u32) -> Result<Option<loopdev::Status>> {
+    let doing = || format!("looking at loop device {number}");
+    match loopdev::open(number).doing(doing)? {
+        Some(held) => loopdev::status(&held).doing(doing),
+        None => Ok(None),
+    }
+}
+
+/// The volume that a mount belongs to, by the path of what backs it. A hint that is good enough to
+/// unmount by (also when the volume's files are gone), never to bind by.
+pub fn key_of(mount: &Mount, homes: &[&Path]) -> Result<Option<Key>> {
+    let doing = || format!("looking at {}", mount.point.display());
+    if let Some(key) = directory::key_of_root(&mount.root) {
+        return Ok(Some(key));
+    }
+    let number = match loopdev::number_of(mount.device) {
+        Some(number) => Some(number),
+        None => file::stat(&mount.point)
+            .doing(doing)?
+            .filter(|stat| stat.is_block)
+            .and_then(|stat| loopdev::number_of(stat.rdev)),
+    };
+    let Some(number) = number else { return Ok(None) };
+    let mut path = loopdev::backing_path(number).doing(doing)?;
+    // A stacked loop: look at the one below.
+    if let Some(base) = path.as_deref().and_then(loop_number) {
+        path = loopdev::backing_path(base).doing(doing)?;
+    }
+    Ok(path.and_then(|path| key_of_image(&path, homes)))
+}
+
+fn loop_number(path: &Path) -> Option<u32> {
+    path.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
+}
+
+/// `<home>/volumes/<key>/data/disk.img`
+fn key_of_image(path: &Path, homes: &[&Path]) -> Option<Key> {
+    if path.file_name()? != IMAGE {
+        return None;
+    }
+    let object = path.parent()?.parent()?;
+    // A removed volume's image has moved to trash.
+    let of_pool = homes.iter().any(|home| {
+        object.parent() == Some(&home.join("volumes")) || object.parent() == Some(&home.join("trash"))
+    });
+    of_pool.then(|| Key::parse(object.file_name()?.to_str()?.split('.').next()?)).flatten()
+}

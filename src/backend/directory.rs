@@ -1,0 +1,102 @@
+//! Layout `directory`: the volume's root is a directory of the pool, on btrfs a subvolume.
+
+use crate::{
+    error::{Doing, Error, Result},
+    failpoint,
+    os::{btrfs, file, mountinfo, tree},
+    store::{Draft, Kind, Pool},
+    volume::{Key, LimitMode, VolumeRecord},
+};
+use std::{ffi::OsString, fs::File, os::unix::ffi::OsStrExt, path::Path};
+
+/// Root mode of a new directory, as mkfs gives a new filesystem.
+const ROOT_MODE: u32 = 0o755;
+
+/// Makes an empty root.
+pub fn create(draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {
+    draft.make_data()?;
+    set_mode(&draft.data(), record, Some(ROOT_MODE))?;
+    limit(&draft.data(), record)
+}
+
+/// What a restored or cloned directory still needs.
+pub fn finish(draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {
+    set_mode(&draft.data(), record, None)?;
+    limit(&draft.data(), record)
+}
+
+fn set_mode(data: &Path, record: &VolumeRecord, default: Option<u32>) -> Result<()> {
+    let owner = record.owner;
+    let doing = || format!("setting owner and mode of volume {}", record.key);
+    let root = file::open_dir(data).doing(doing)?;
+    file::set_owner(&root, owner.uid, owner.gid, owner.mode.or(default)).doing(doing)?;
+    failpoint!("directory.owner-set");
+    Ok(())
+}
+
+/// Sets the limit that the record asks for. A snapshot inherits its source's, so it is always set anew.
+pub fn limit(data: &Path, record: &VolumeRecord) -> Result<()> {
+    if record.limit != Some(LimitMode::Enforced) {
+        return Ok(());
+    }
+    btrfs::set_limit(data, Some(record.size_bytes)).doing(|| format!("limiting volume {}", record.key))?;
+    failpoint!("directory.limit-set");
+    Ok(())
+}
+
+/// Where the directory is mounted, wherever in this mount namespace.
+pub fn mounts(pool: &Pool, key: Key) -> Result<Vec<mountinfo::Mount>> {
+    let suffix = root_suffix(key);
+    let doing = || format!("looking for mounts of volume {key}");
+    let data = pool.data(Kind::Volume, key);
+    let Some(root) = file::stat(&data).doing(doing)? else { return Ok(Vec::new()) };
+    let mounts = mountinfo::read().doing(doing)?;
+    let mut ours = Vec::new();
+    for mount in mounts.into_iter().filter(|mount| ends_with(&mount.root, &suffix)) {
+        // Of several mounts at one point only the one on top can be looked at; a hidden one counts.
+        if file::stat(&mount.point).doing(doing)?.is_none_or(|stat| stat.inode == root.inode) {
+            ours.push(mount);
+        }
+    }
+    Ok(ours)
+}
+
+/// How mountinfo's root field of the volume ends, whatever the pool's place in its filesystem.
+fn root_suffix(key: Key) -> OsString {
+    format!("/volumes/{key}/data").into()
+}
+
+fn ends_with(root: &Path, suffix: &OsString) -> bool {
+    root.as_os_str().as_bytes().ends_with(suffix.as_bytes())
+}
+
+/// The key in mountinfo's root field of a mounted directory volume.
+pub fn key_of_root(root: &Path) -> Option<Key> {
+    let text = root.to_str()?;
+    let text = text.strip_suffix("//deleted").unwrap_or(text).strip_suffix("/data")?;
+    let (above, key) = text.rsplit_once('/')?;
+    above.ends_with("/volumes").then(|| Key::parse(key)).flatten()
+}
+
+/// Copies or reflinks the tree of `from` into the draft.
+pub fn copy(from: &Path, draft: &Draft<'_>, share: bool, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+    draft.make_data()?;
+    let doing = || format!("copying {} to {}", from.display(), draft.data().display());
+    let open = |path: &Path| -> Result<File> { file::open_dir(path).doing(doing) };
+    tree::copy(&open(from)?, &open(&draft.data())?, share, progress).doing(doing)?;
+    failpoint!("directory.copied");
+    Ok(())
+}
+
+/// Subvolumes that a pod made inside its directory escape the limit and no snapshot holds them.
+pub fn refuse_nested(data: &Path, key: Key) -> Result<()> {
+    let nested = btrfs::nested_subvolumes(data).doing(|| format!("looking into volume {key}"))?;
+    match nested.first() {
+        Some(first) => Err(Error::Refused(format!(
+            "volume {key} holds {} nested subvolumes (the first is {}), which no snapshot would contain: delete them first",
+            nested.len(),
+            first.display()
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,224 @@
+//! Flags and their environment variables ([`Args`], as typed) and what they mean ([`Standalone`], proven).
+
+use crate::store::PoolConfig;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// A CSI driver for local volumes: limits, snapshots, clones and growth from a disk you already have.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, about, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to write the log (to standard error).
+    #[arg(long, env = "WHARF_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+    /// What to log: error, warn, info, debug or trace, or a filter such as `info,wharf::store=debug`.
+    #[arg(long, env = "WHARF_LOG_LEVEL", global = true, hide_default_value = true)]
+    pub log_level: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serves Identity, Controller and Node on one socket, without a cluster.
+    ///
+    /// For csi-sanity, Nomad and other container orchestrators, a single machine, development.
+    Standalone(StandaloneArgs),
+    /// Shows what this host can do: loop devices, filesystems, reflinks, quotas, tools.
+    ///
+    /// The exit code is 0 when local volumes can be served.
+    Check(CheckArgs),
+    /// Lists volumes and snapshots on pools.
+    Volumes(VolumesArgs),
+    /// Finds leftovers on pools, and with --apply removes them.
+    ///
+    /// Without --apply nothing is changed. What cannot be proven to be this driver's leftover is reported
+    /// and never removed.
+    Gc(GcArgs),
+    /// Asks a running driver whether it can serve: the exit code is the answer.
+    ///
+    /// Meant as the exec command of a livenessProbe.
+    Probe(ProbeArgs),
+    /// Drives a volume's whole life against a scratch pool, and leaves nothing behind.
+    ///
+    /// Creates, stages, publishes, writes, snapshots, restores, grows and deletes a volume through gRPC as
+    /// an orchestrator would, printing each step and its time. Needs root, loop devices and ext4.
+    Demo(DemoArgs),
+}
+
+/// Of `wharf standalone`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct StandaloneArgs {
+    /// The socket to serve on: `unix:///run/wharf/csi.sock` or an absolute path.
+    #[arg(long, env = "CSI_ENDPOINT")]
+    pub endpoint: String,
+    /// The node's id, also the value of its topology [default: the host's name].
+    #[arg(long, env = "WHARF_NODE_ID")]
+    pub node_id: Option<String>,
+    /// A pool of local volumes: NAME=PATH, or NAME=PATH,mounted to refuse a path that is no mountpoint.
+    ///
+    /// Repeatable. A StorageClass without `pool` gets the one called `default`. The environment variable
+    /// holds several with spaces in between.
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
+          value_delimiter = ' ', value_parser = parse_pool)]
+    pub pools: Vec<PoolConfig>,
+    /// The driver's name, as CSIDriver objects and PVs carry it.
+    #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
+    pub driver_name: String,
+    /// How many volumes the orchestrator may put on this node; 0: it decides.
+    #[arg(long, env = "WHARF_MAX_VOLUMES", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_volumes: i64,
+    /// Where to serve Prometheus metrics over HTTP at /metrics, such as 127.0.0.1:9808 [default: nowhere].
+    #[arg(long, env = "WHARF_METRICS_ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
+}
+
+/// Of `wharf check`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct CheckArgs {
+    /// Also look at these pools: NAME=PATH[,mounted].
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", value_delimiter = ' ',
+          value_parser = parse_pool)]
+    pub pools: Vec<PoolConfig>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Of `wharf volumes`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct VolumesArgs {
+    /// The pools to list: NAME=PATH[,mounted].
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
+          value_delimiter = ' ', value_parser = parse_pool)]
+    pub pools: Vec<PoolConfig>,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Of `wharf gc`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct GcArgs {
+    /// The pools to look through: NAME=PATH[,mounted].
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
+          value_delimiter = ' ', value_parser = parse_pool)]
+    pub pools: Vec<PoolConfig>,
+    /// Remove what is proven to be a leftover of this driver.
+    #[arg(long)]
+    pub apply: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Of `wharf probe`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ProbeArgs {
+    /// The driver's socket: `unix:///run/wharf/csi.sock` or an absolute path.
+    #[arg(long, env = "CSI_ENDPOINT")]
+    pub endpoint: String,
+    /// How many seconds to wait for the answer.
+    #[arg(long, default_value_t = 5)]
+    pub timeout: u64,
+}
+
+/// Of `wharf demo`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct DemoArgs {
+    /// An existing directory to make the scratch pool in [default: the system's temporary directory].
+    #[arg(long)]
+    pub directory: Option<PathBuf>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+fn parse_pool(text: &str) -> Result<PoolConfig, String> {
+    let (name, rest) = text.split_once('=').ok_or("it must be NAME=PATH, such as default=/var/lib/wharf")?;
+    let (path, mounted) = match rest.strip_suffix(",mounted") {
+        Some(path) => (path, true),
+        None => (rest, false),
+    };
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
+        return Err(format!("the pool name {name:?} must be 1 to 63 of a-z, 0-9 and -"));
+    }
+    if !path.starts_with('/') {
+        return Err(format!("the path {path:?} must be absolute"));
+    }
+    Ok(PoolConfig { name: name.to_owned(), path: path.into(), mounted })
+}
+
+/// CSI 1.13, GetPluginInfo: at most 63 characters, domain-name notation.
+fn parse_driver_name(text: &str) -> Result<String, String> {
+    let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let good = text.len() <= 63 && text.chars().all(inside) && ends(text.chars().next()) && ends(text.chars().last());
+    if good { Ok(text.to_owned()) } else { Err("it must look like a domain name of at most 63 characters".into()) }
+}
+
+/// Two pools of one name, or one directory twice, would be two stores that know nothing of each other.
+pub fn check_pools(pools: &[PoolConfig]) -> Result<(), String> {
+    for (at, pool) in pools.iter().enumerate() {
+        for other in &pools[..at] {
+            if other.name == pool.name {
+                return Err(format!("pool {:?} is given twice: give each pool a name of its own", pool.name));
+            }
+            if other.path.starts_with(&pool.path) || pool.path.starts_with(&other.path) {
+                return Err(format!("pools {:?} and {:?} lie in each other: give each its own directory", other.name, pool.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn pools() {
+        let pool = parse_pool("fast=/mnt/fast,mounted").unwrap();
+        assert_eq!((pool.name.as_str(), pool.path.to_str().unwrap(), pool.mounted), ("fast", "/mnt/fast", true));
+        for bad in ["fast", "=/x", "Fast=/x", "a=x", "a/b=/x"] {
+            assert!(parse_pool(bad).is_err(), "{bad}");
+        }
+        let of = |pairs: &[&str]| pairs.iter().map(|p| parse_pool(p).unwrap()).collect::<Vec<_>>();
+        assert!(check_pools(&of(&["a=/x", "b=/y"])).is_ok());
+        assert!(check_pools(&of(&["a=/x", "a=/y"])).is_err());
+        assert!(check_pools(&of(&["a=/x", "b=/x/y"])).is_err());
+    }
+
+    #[test]
+    fn driver_names() {
+        assert!(parse_driver_name("wharf.csi.dev").is_ok());
+        for bad in ["", ".a", "a.", "a/b", &"a".repeat(64)] {
+            assert!(parse_driver_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong with a request, in the domain's words.
+//!
+//! Variants are meanings, not codes: `rpc/status.rs` alone knows which gRPC code each becomes and
+//! docs/errors.md what a caller does with it. `Display` never repeats the source; the log walks the
+//! chain once.
+
+use crate::os;
+
+/// Why a request was not carried out. Messages are lower case, name the object and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request itself is wrong: somebody has to edit it.
+    #[error("{0}")]
+    Invalid(String),
+    /// The volume, snapshot or mount that is named does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// It exists, but not as this request wants it.
+    #[error("{0}")]
+    Incompatible(String),
+    /// Other work on the same object is running; the same request later goes through.
+    #[error("{0}")]
+    Busy(String),
+    /// The state of the system forbids it: in use, not staged, a pool that cannot.
+    #[error("{0}")]
+    Refused(String),
+    /// No room.
+    #[error("{0}")]
+    NoSpace(String),
+    /// The size asked for cannot be had.
+    #[error("{0}")]
+    OutOfRange(String),
+    /// A pool cannot be reached now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A page token that this driver did not hand out.
+    #[error("{0}")]
+    BadToken(String),
+    /// A record or an image is not what it must be. Nothing was touched.
+    #[error("{0}")]
+    Damaged(String),
+    /// The host failed.
+    #[error("{doing}")]
+    Os {
+        /// What was being done, to which object.
+        doing: String,
+        /// The host's answer.
+        source: os::Error,
+    },
+    /// A bug of the driver: a panic in one request.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Shorthand of every layer above `os`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says what a failed host operation was for.
+pub trait Doing<T> {
+    /// `doing` names the work and the object: `allocating the image of volume …`.
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for os::Result<T> {
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Os { doing: doing(), source })
+    }
+}
+
+impl Error {
+    /// Whether the cause is a full filesystem or a used-up quota.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoSpace(_) => true,
+            Self::Os { source, .. } => source.is_no_space(),
+            _ => false,
+        }
+    }
+
+    /// The message followed by every cause, for the log and the caller.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn chain_names_every_cause_once() {
+        let source = os::Error::Path {
+            op: "create".into(),
+            path: "/pool/x".into(),
+            source: io::Error::from_raw_os_error(libc::ENOSPC),
+        };
+        let error = Error::Os { doing: "creating volume v".into(), source };
+        assert!(error.is_no_space());
+        let chain = error.chain();
+        assert!(chain.starts_with("creating volume v: cannot create \"/pool/x\": No space left"), "{chain}");
+        assert_eq!(chain.matches("No space left").count(), 1);
+    }
+}

@@ -1,0 +1,133 @@
+//! Prometheus metrics: what they are called, and what is measured for each RPC.
+
+use super::run;
+use crate::service::Service;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use std::{sync::Arc, time::Duration};
+use tonic::Code;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodCode {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    handled: Family<MethodCode, Counter>,
+    durations: Family<MethodCode, Histogram>,
+    in_flight: Family<Method, Gauge>,
+}
+
+/// Counts one RPC as running until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// Registers everything; pools and volumes are read from `service` when somebody asks.
+    pub fn new(service: Arc<Service>) -> Self {
+        let mut registry = Registry::with_prefix("wharf");
+        let handled = Family::default();
+        registry.register("rpcs", "RPCs answered", handled.clone());
+        let durations = Family::<MethodCode, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.0005, 2.0, 16)) // 0.5 ms to 16 s
+        });
+        registry.register_with_unit("rpc_duration", "How long RPCs took", Unit::Seconds, durations.clone());
+        let in_flight = Family::default();
+        registry.register("rpcs_in_flight", "RPCs being worked on", in_flight.clone());
+        registry.register_collector(Box::new(Pools(service)));
+        Self { registry, handled, durations, in_flight }
+    }
+
+    pub(super) fn start(&self, method: &'static str) -> InFlight {
+        let gauge = self.in_flight.get_or_create_owned(&Method { method });
+        gauge.inc();
+        InFlight(gauge)
+    }
+
+    pub(super) fn observe(&self, method: &'static str, code: Code, elapsed: Duration) {
+        let labels = MethodCode { method, code: run::name(code) };
+        self.handled.get_or_create(&labels).inc();
+        self.durations.get_or_create(&labels).observe(elapsed.as_secs_f64());
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut body = String::new();
+        text::encode(&mut body, &self.registry)?;
+        Ok(body)
+    }
+}
+
+/// Reads pools and volumes at each scrape: nothing is kept that could go stale.
+#[derive(Debug)]
+struct Pools(Arc<Service>);
+
+impl Collector for Pools {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let census = self.0.census();
+        let figures: [(&str, &str, fn(&crate::service::PoolCensus) -> u64); 4] = [
+            ("pool_size", "Size of the pool's filesystem", |pool| pool.total),
+            ("pool_available", "What its filesystem has available", |pool| pool.available),
+            ("pool_promised", "Promised to volumes that do not own it yet", |pool| pool.promised),
+            ("pool_trash", "Removed volumes and snapshots that are not purged yet", |pool| pool.trash),
+        ];
+        for (name, help, figure) in figures {
+            let unit = (name != "pool_trash").then_some(&Unit::Bytes);
+            let mut family = encoder.encode_descriptor(
+                name,
+                help,
+                unit,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?;
+            for pool in &census.pools {
+                let gauge = ConstGauge::new(i64::try_from(figure(pool)).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&[("pool", pool.name.as_str())])?)?;
+            }
+        }
+        let mut up = encoder.encode_descriptor(
+            "pool_up",
+            "1 if the pool can be used",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for pool in &census.pools {
+            let gauge = ConstGauge::new(i64::from(pool.up));
+            gauge.encode(up.encode_family(&[("pool", pool.name.as_str())])?)?;
+        }
+        let mut volumes = encoder.encode_descriptor(
+            "volumes",
+            "Volumes by layout and health",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for ((pool, layout, health), count) in &census.volumes {
+            let labels = [("pool", pool.as_str()), ("layout", *layout), ("health", *health)];
+            ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX)).encode(volumes.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Errors to gRPC codes: the only place that names a code. docs/errors.md says what callers do next.
+//!
+//! To every CO a code is final unless it is ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED: it
+//! then forgets the attempt. So a final code is only given when nothing of the attempt is left.
+
+use crate::error::Error;
+use std::any::Any;
+use tonic::{Code, Status, codegen::http};
+
+/// The code of an error.
+pub fn code(error: &Error) -> Code {
+    match error {
+        Error::Invalid(_) => Code::InvalidArgument,
+        Error::NotFound(_) => Code::NotFound,
+        Error::Incompatible(_) => Code::AlreadyExists,
+        Error::Busy(_) | Error::BadToken(_) => Code::Aborted,
+        Error::Refused(_) => Code::FailedPrecondition,
+        Error::NoSpace(_) => Code::ResourceExhausted,
+        Error::OutOfRange(_) => Code::OutOfRange,
+        Error::Unavailable(_) => Code::Unavailable,
+        // CSI names no code for a full disk outside CreateVolume and CreateSnapshot; this is the one that is retried.
+        Error::Os { source, .. } if source.is_no_space() => Code::ResourceExhausted,
+        Error::Damaged(_) | Error::Os { .. } | Error::Internal(_) => Code::Internal,
+    }
+}
+
+/// What goes over the wire: the code and the whole chain of causes, no details (CSI: MUST be empty).
+pub fn of(error: &Error) -> Status {
+    Status::new(code(error), error.chain())
+}
+
+/// The deadline is near and the work goes on. The text is constant: the snapshotter shows every new
+/// text to the user as an event.
+pub fn still_running() -> Status {
+    Status::new(Code::Aborted, "the operation is still running; repeat the same request to wait for it")
+}
+
+/// A panic outside the work of a request, which has its own net.
+pub fn of_panic(panic: Box<dyn Any + Send + 'static>) -> http::Response<tonic::body::Body> {
+    tracing::error!(panic = panic_text(&*panic), "a request panicked");
+    Status::new(Code::Internal, "the request hit a bug in the driver; see its log").into_http()
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os;
+
+    fn os_error(number: i32) -> Error {
+        let source = os::Error::Path {
+            op: "write".into(),
+            path: "/p".into(),
+            source: std::io::Error::from_raw_os_error(number),
+        };
+        Error::Os { doing: "x".into(), source }
+    }
+
+    #[test]
+    fn every_meaning_has_its_code() {
+        let rows = [
+            (Error::Invalid(String::new()), Code::InvalidArgument),
+            (Error::NotFound(String::new()), Code::NotFound),
+            (Error::Incompatible(String::new()), Code::AlreadyExists),
+            (Error::Busy(String::new()), Code::Aborted),
+            (Error::Refused(String::new()), Code::FailedPrecondition),
+            (Error::NoSpace(String::new()), Code::ResourceExhausted),
+            (Error::OutOfRange(String::new()), Code::OutOfRange),
+            (Error::Unavailable(String::new()), Code::Unavailable),
+            (Error::BadToken(String::new()), Code::Aborted),
+            (Error::Damaged(String::new()), Code::Internal),
+            (Error::Internal(String::new()), Code::Internal),
+            (os_error(28), Code::ResourceExhausted),
+            (os_error(5), Code::Internal),
+        ];
+        for (error, expected) in rows {
+            assert_eq!(code(&error), expected, "{error:?}");
+        }
+    }
+}

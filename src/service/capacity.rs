@@ -1,0 +1,79 @@
+//! GetCapacity: what a class could still get here.
+
+use super::Service;
+use crate::{
+    backend::limits,
+    error::Result,
+    os::format::Filesystem,
+    volume::{
+        Access, Capability, Class, Layout, LimitMode,
+        size::{self, BLOCK},
+        topology::{Segments, covers},
+    },
+};
+
+/// A GetCapacity request. It has no `Debug`: capabilities hold mount flags.
+pub struct GetCapacity {
+    /// What the volumes must be able to do.
+    pub capabilities: Vec<Capability>,
+    /// The class's parameters; an error: the class is impossible here.
+    pub class: Result<Class>,
+    /// `None`: anywhere, which is here.
+    pub topology: Option<Segments>,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Bytes that new volumes may claim together.
+    pub available: u64,
+    /// The largest single one.
+    pub largest: u64,
+    /// The smallest one.
+    pub smallest: u64,
+}
+
+impl Service {
+    /// Never fails: what is unknown, unsupported or out of reach has no capacity.
+    pub fn capacity(&self, request: GetCapacity) -> Capacity {
+        let Some((class, filesystem)) = self.possible(&request) else { return Capacity::default() };
+        let room = self.store.pool(class.pool()).and_then(|pool| {
+            if class.layout == Layout::Directory {
+                limits::check(&pool, class.limit.unwrap_or(LimitMode::Enforced))?;
+            }
+            pool.verify()?;
+            pool.room()
+        });
+        match room {
+            Ok(room) => Capacity {
+                available: room,
+                largest: room / BLOCK * BLOCK,
+                smallest: size::minimum(filesystem),
+            },
+            Err(error) => {
+                tracing::debug!(error = error.chain(), "no capacity for this class");
+                Capacity::default()
+            }
+        }
+    }
+
+    fn possible<'a>(&self, request: &'a GetCapacity) -> Option<(&'a Class, Option<Filesystem>)> {
+        let class = request.class.as_ref().ok()?;
+        if request.topology.as_ref().is_some_and(|segments| !covers(segments, &self.node)) {
+            return None;
+        }
+        let mut filesystem = class.filesystem;
+        let mut block = false;
+        for capability in &request.capabilities {
+            capability.check_local().ok()?;
+            block |= capability.access() == Access::Block;
+            filesystem = filesystem.or(capability.filesystem().ok()?);
+        }
+        match class.layout {
+            Layout::Directory if block || filesystem.is_some() => None,
+            Layout::Directory => Some((class, None)),
+            Layout::Image if block => Some((class, None)),
+            Layout::Image => Some((class, Some(filesystem.unwrap_or(Filesystem::Ext4)))),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! DeleteVolume and DeleteSnapshot: absent is done, in use is refused.
+
+use super::Service;
+use crate::{
+    backend::attachment,
+    error::{Error, Result},
+    failpoint,
+    os::lock::Mode,
+    store::Kind,
+    volume::{SnapshotId, VolumeId},
+};
+
+/// A DeleteVolume request.
+#[derive(Clone, Debug)]
+pub struct DeleteVolume {
+    /// As the CO sent it; one that does not parse names no volume.
+    pub id: String,
+}
+
+/// A DeleteSnapshot request.
+#[derive(Clone, Debug)]
+pub struct DeleteSnapshot {
+    /// As the CO sent it; one that does not parse names no snapshot.
+    pub id: String,
+}
+
+impl Service {
+    /// Moves the volume to trash. Snapshots and clones of it live on by themselves.
+    pub fn delete_volume(&self, request: DeleteVolume) -> Result<()> {
+        let Some(VolumeId { key, .. }) = VolumeId::parse(&request.id) else { return Ok(()) };
+        let _lock = self.lock_volume(key, Mode::Exclusive)?;
+        let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
+        if attachment::in_use(&pool, key, record.shape.layout)? {
+            return Err(Error::Refused(format!(
+                "volume {} is still attached on node {}: unpublish and unstage it first",
+                request.id, self.node
+            )));
+        }
+        failpoint!("delete.proven-unused");
+        pool.remove(Kind::Volume, key)?;
+        self.usage.forget(key);
+        Ok(())
+    }
+
+    /// Moves the snapshot to trash.
+    pub fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+        let Some(SnapshotId { key, .. }) = SnapshotId::parse(&request.id) else { return Ok(()) };
+        let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;
+        let Some((pool, _)) = self.store.snapshot(key)? else { return Ok(()) };
+        failpoint!("delete-snapshot.found");
+        pool.remove(Kind::Snapshot, key)
+    }
+}

@@ -1,0 +1,205 @@
+//! Growth: the file or the limit in ControllerExpandVolume, the filesystem in NodeExpandVolume.
+
+use super::{Service, TargetPath};
+use crate::{
+    backend::{
+        attachment::{self, Found, Located},
+        directory, image,
+    },
+    error::{Doing, Error, Result},
+    failpoint,
+    os::{file, format, lock::Mode, loopdev},
+    store::{Kind, Pool},
+    volume::{Access, CapacityRange, Layout, VolumeId, VolumeRecord, size},
+};
+use std::sync::Arc;
+
+/// A ControllerExpandVolume request.
+#[derive(Clone, Debug)]
+pub struct ExpandVolume {
+    /// As the CO sent it.
+    pub id: String,
+    /// The new size.
+    pub range: CapacityRange,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expanded {
+    /// The size now.
+    pub size_bytes: u64,
+    /// NodeExpandVolume has to grow a filesystem.
+    pub node_expansion_required: bool,
+}
+
+/// A NodeExpandVolume request.
+#[derive(Clone, Debug)]
+pub struct ExpandNode {
+    /// As the CO sent it.
+    pub id: String,
+    /// Where it is published or staged.
+    pub path: TargetPath,
+    /// What the CO wants.
+    pub range: CapacityRange,
+}
+
+impl Service {
+    /// Grows the image, or raises the directory's limit. At or below the current size nothing happens.
+    pub fn expand_volume(&self, request: ExpandVolume) -> Result<Expanded> {
+        let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
+        let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
+        let _lock = self.lock_volume(key, Mode::Exclusive)?;
+        let (pool, record) = self.store.volume(key)?.ok_or_else(unknown)?;
+        let target = size::round_up(request.range.required);
+        if request.range.limit.is_some_and(|limit| target.max(record.size_bytes) > limit) {
+            return Err(Error::OutOfRange(format!(
+                "volume {} has {} bytes and grows in blocks of {}; limit_bytes is too small",
+                request.id,
+                record.size_bytes,
+                size::BLOCK
+            )));
+        }
+        let record = if target > record.size_bytes {
+            self.grow(&pool, record, request.range.required, target)?
+        } else {
+            note_wish(&pool, record, request.range.required)?
+        };
+        Ok(Expanded {
+            size_bytes: record.size_bytes,
+            node_expansion_required: record.shape.filesystem.is_some(),
+        })
+    }
+
+    /// The file first, the record after it: a file longer than its record is an expansion that was
+    /// interrupted, a record larger than its file would be damage.
+    fn grow(&self, pool: &Arc<Pool>, record: VolumeRecord, required: u64, target: u64) -> Result<VolumeRecord> {
+        pool.verify()?;
+        let purpose = format!("growing volume {} to {target} bytes", record.key);
+        let more = target - record.size_bytes;
+        // RESOURCE_EXHAUSTED would be retried for ever at the old size, and the user could not shrink the wish.
+        let _room = pool.reserve(more, &purpose).map_err(|error| match error {
+            Error::NoSpace(message) => Error::OutOfRange(message),
+            other => other,
+        })?;
+        let grown = VolumeRecord { size_bytes: target, required_bytes: required, ..record };
+        match grown.shape.layout {
+            Layout::Image => grow_image(pool, &grown)?,
+            Layout::Directory => directory::limit(&pool.data(Kind::Volume, grown.key), &grown)?,
+        }
+        failpoint!("expand.grown");
+        pool.rewrite(&grown)?;
+        failpoint!("expand.recorded");
+        match pool.promise(&grown) {
+            Ok(owed) => pool.ledger().set(grown.key, owed),
+            Err(_) => pool.ledger().set(grown.key, grown.size_bytes),
+        }
+        take_over_size(pool, &grown)?;
+        Ok(grown)
+    }
+
+    /// Grows the filesystem of a staged or published volume to its recorded size.
+    pub fn expand_node(&self, request: ExpandNode) -> Result<u64> {
+        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
+        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        if request.range.required > record.size_bytes {
+            return Err(Error::OutOfRange(format!(
+                "volume {} has {} bytes: ControllerExpandVolume comes first",
+                request.id, record.size_bytes
+            )));
+        }
+        match (found, record.shape.filesystem) {
+            (Found::Root(Some(number)), Some(filesystem)) => {
+                self.grow_mounted(&pool, &record, &request.path, number, filesystem)?;
+            }
+            (Found::Device(number) | Found::ReadOnlyDevice { base: number, .. }, _) => {
+                take_over(number, &record)?;
+            }
+            _ => {}
+        }
+        Ok(record.size_bytes)
+    }
+
+    fn grow_mounted(
+        &self,
+        pool: &Pool,
+        record: &VolumeRecord,
+        path: &TargetPath,
+        number: u32,
+        filesystem: format::Filesystem,
+    ) -> Result<()> {
+        take_over(number, record)?;
+        failpoint!("expand-node.capacity-set");
+        let doing = || format!("growing the filesystem of volume {}", record.key);
+        let root = file::open_dir(path.as_path()).doing(doing)?;
+        match format::grow_mounted(filesystem, &root, record.size_bytes) {
+            Ok(()) => {
+                failpoint!("expand-node.grown");
+                Ok(())
+            }
+            Err(e) if matches!(e.errno(), Some(libc::EPERM | libc::EOPNOTSUPP)) => Err(Error::Refused(format!(
+                "the kernel refuses to grow the {} of volume {} in pool {:?} while it is mounted: it grows by itself \
+                 when the volume is staged the next time",
+                image::name(filesystem),
+                record.key,
+                pool.name()
+            ))),
+            Err(e) => Err(e).doing(doing),
+        }
+    }
+}
+
+/// Remembers a smaller or equal wish, by which a snapshot's size is told.
+fn note_wish(pool: &Pool, record: VolumeRecord, required: u64) -> Result<VolumeRecord> {
+    if required <= record.required_bytes {
+        return Ok(record);
+    }
+    let noted = VolumeRecord { required_bytes: required, ..record };
+    pool.verify()?;
+    pool.rewrite(&noted)?;
+    Ok(noted)
+}
+
+fn grow_image(pool: &Pool, grown: &VolumeRecord) -> Result<()> {
+    let path = pool.image(Kind::Volume, grown.key);
+    let doing = || format!("growing the image of volume {}", grown.key);
+    let file = file::open_image(&path).doing(doing)?;
+    image::resize(&file, grown).map_err(|error| match error.is_no_space() {
+        true => Error::OutOfRange(format!("pool {:?} is too full to grow volume {}", pool.name(), grown.key)),
+        false => error,
+    })?;
+    failpoint!("expand.allocated");
+    pool.durability().settle(&[&path]).doing(doing)
+}
+
+/// A raw block volume needs no node expansion, so its device learns the new size here.
+fn take_over_size(pool: &Pool, record: &VolumeRecord) -> Result<()> {
+    if record.shape.access != Access::Block {
+        return Ok(());
+    }
+    match attachment::loop_of(&pool.image(Kind::Volume, record.key))? {
+        Some(number) => take_over(number, record),
+        None => Ok(()),
+    }
+}
+
+fn take_over(number: u32, record: &VolumeRecord) -> Result<()> {
+    let doing = || format!("resizing loop device {number} of volume {}", record.key);
+    let gone = || Error::Refused(format!("loop device {number} of volume {} has vanished", record.key));
+    let held = loopdev::open(number).doing(doing)?.ok_or_else(gone)?;
+    loopdev::set_capacity(&held, record.size_bytes).doing(doing)
+}
+
+impl Service {
+    /// The volume that is published or staged at a path: NOT_FOUND unless it is this one.
+    pub(super) fn at_path(&self, id: &str, path: &TargetPath) -> Result<(Arc<Pool>, VolumeRecord, Found)> {
+        let (pool, record) = self.known_volume(id)?;
+        let elsewhere = || Error::NotFound(format!("volume {id:?} is neither staged nor published at {path}"));
+        let place = path.absolute().ok_or_else(elsewhere)?;
+        let located = Located { pool: &pool, record: &record };
+        let at = super::target::mounted_place(place, record.shape.access)?.ok_or_else(elsewhere)?;
+        match located.compare(&at)? {
+            Found::Other | Found::Dead(_) => Err(elsewhere()),
+            found => Ok((pool, record, found)),
+        }
+    }
+}

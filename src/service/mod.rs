@@ -1,0 +1,107 @@
+//! What each RPC means: lock, look up, decide, act, verify. One file for each subject.
+//!
+//! Commands come in with their fields proven; answers are records and plain values. Nothing here
+//! knows gRPC, and everything is synchronous: the RPC layer runs it on threads that may block.
+
+mod capacity;
+mod census;
+mod create;
+mod delete;
+mod expand;
+mod health;
+mod list;
+mod probe;
+mod publish;
+mod snapshot;
+mod stage;
+mod stats;
+mod target;
+
+pub use capacity::{Capacity, GetCapacity};
+pub use census::{Census, PoolCensus};
+pub use create::{CreateVolume, SourceRequest};
+pub use delete::{DeleteSnapshot, DeleteVolume};
+pub use expand::{Expanded, ExpandNode, ExpandVolume};
+pub use health::{Ailment, GetVolumeHealth, Health, ListHealth, NodeHealth, PoolAilment, Severity};
+pub use list::{GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Page, ValidateVolume};
+pub use publish::{Publish, Unpublish};
+pub use snapshot::CreateSnapshot;
+pub use stage::{Stage, Unstage};
+pub use stats::{Amount, Figures, GetStats};
+pub use target::TargetPath;
+
+use crate::{
+    error::{Error, Result},
+    os::lock::Mode,
+    store::{Kind, Lock, Pool, PoolConfig, Store},
+    volume::{Key, NodeName, VolumeId, VolumeRecord},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Everything that a request needs.
+#[derive(Debug)]
+pub struct Service {
+    store: Store,
+    node_id: String,
+    node: NodeName,
+    max_volumes: i64,
+    usage: stats::UsageCache,
+    stopping: AtomicBool,
+}
+
+impl Service {
+    /// Opens the pools.
+    pub fn new(pools: &[PoolConfig], node_id: &str, max_volumes: i64) -> Result<Self> {
+        Ok(Self {
+            store: Store::open(pools)?,
+            node_id: node_id.to_owned(),
+            node: NodeName::of_node(node_id),
+            max_volumes,
+            usage: stats::UsageCache::default(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The pools.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// As NodeGetInfo reports it.
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// The topology value of this node.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// 0: the CO decides.
+    pub fn max_volumes(&self) -> i64 {
+        self.max_volumes
+    }
+
+    /// Long copies stop at the next piece and leave nothing behind.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    fn lock_volume(&self, key: Key, mode: Mode) -> Result<Lock> {
+        self.store.lock(Kind::Volume, key, mode)
+    }
+
+    /// A volume that must exist, from the id as the CO sent it.
+    fn known_volume(&self, id: &str) -> Result<(Arc<Pool>, VolumeRecord)> {
+        let unknown = || Error::NotFound(format!("volume {id:?} does not exist"));
+        let parsed = VolumeId::parse(id).ok_or_else(unknown)?;
+        self.store.volume(parsed.key)?.ok_or_else(unknown)
+    }
+}

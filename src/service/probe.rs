@@ -1,0 +1,23 @@
+//! Probe: whether the process can serve any volume at all.
+
+use super::Service;
+use crate::error::{Error, Result};
+
+impl Service {
+    /// It is the livenessProbe: one bad pool of several is no reason to restart, and nothing is written.
+    pub fn probe(&self) -> Result<()> {
+        let mut first = None;
+        for (_, pool) in self.store.pools() {
+            match pool.and_then(|pool| pool.verify()) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        Err(match first {
+            Some(error) => Error::Refused(format!("no pool can be used: {}", error.chain())),
+            None => Error::Refused("no pool is configured".into()),
+        })
+    }
+}

@@ -1,0 +1,306 @@
+//! NodePublishVolume and NodeUnpublishVolume: binds of what is staged.
+
+use super::{
+    Service, TargetPath,
+    stage::{self, DEVICE, check_attributes, device_is_bound},
+    target::{ensure_dir, ensure_file, is_mounted, remove_place, staged_device},
+};
+use crate::{
+    backend::{
+        attachment::{self, Found, Located},
+        directory,
+    },
+    error::{Doing, Error, Result},
+    failpoint,
+    os::{
+        file,
+        lock::Mode,
+        loopdev,
+        mount::{self, Attributes},
+        mountinfo::{self, Mount},
+    },
+    store::Kind,
+    volume::{Access, AccessMode, Capability, Key, Layout, VolumeId},
+};
+use std::path::{Path, PathBuf};
+
+/// A NodePublishVolume request. It has no `Debug`: the capability holds mount flags.
+pub struct Publish {
+    /// As the CO sent it.
+    pub id: String,
+    /// `None`: the request had none.
+    pub staging: Option<TargetPath>,
+    /// Where.
+    pub target: TargetPath,
+    /// How.
+    pub capability: Capability,
+    /// The `readonly` field.
+    pub read_only: bool,
+}
+
+/// A NodeUnpublishVolume request.
+#[derive(Clone, Debug)]
+pub struct Unpublish {
+    /// As the CO sent it.
+    pub id: String,
+    /// Where.
+    pub target: TargetPath,
+}
+
+impl Service {
+    /// Binds the staged volume at the target, or finds it there as asked. It never stages: after a
+    /// reboot the answer is FAILED_PRECONDITION.
+    pub fn publish(&self, request: Publish) -> Result<()> {
+        let target = request.target.required_absolute("target_path")?;
+        let (_, record) = self.known_volume(&request.id)?;
+        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        let (pool, record) = self.known_volume(&request.id)?;
+        stage::check_capability(&request.capability, &record)?;
+        let not_staged = || {
+            Error::Refused(format!("volume {:?} is not staged on node {}: stage it first", request.id, self.node))
+        };
+        let staging = request.staging.as_ref().ok_or_else(not_staged)?;
+        let staging = staging.required_absolute("staging_target_path")?;
+        let located = Located { pool: &pool, record: &record };
+        let source = match record.shape.access {
+            Access::Block => staged_device(staging),
+            Access::Mount => staging.to_owned(),
+        };
+        let staged = if is_mounted(&source)? { located.compare(&source)? } else { Found::Other };
+        let read_only = request.read_only || request.capability.mode.is_read_only();
+        match staged {
+            Found::Root(_) => {
+                let attributes = request.capability.options()?.attributes(read_only);
+                publish_mount(located, &source, target, attributes, request.capability.mode)
+            }
+            Found::Device(number) => {
+                publish_device(located, number, &source, target, read_only, request.capability.mode)
+            }
+            _ => Err(not_staged()),
+        }
+    }
+
+    /// Undoes Publish: every mount of this volume at the target, then what was made to mount on.
+    pub fn unpublish(&self, request: Unpublish) -> Result<()> {
+        let stranger =
+            || Error::NotFound(format!("volume {:?} is not published at {}", request.id, request.target));
+        let target = request.target.absolute().ok_or_else(stranger)?;
+        let id = VolumeId::parse(&request.id);
+        let _lock = id.as_ref().map(|id| self.lock_volume(id.key, Mode::Exclusive)).transpose()?;
+        let mut was_ours = false;
+        while let Some(mount) = self.our_mount(target, id.as_ref(), stranger)? {
+            stage::unmount(&mount)?;
+            was_ours = true;
+            failpoint!("unpublish.unmounted");
+        }
+        remove_target(target, was_ours)?;
+        failpoint!("unpublish.removed");
+        match id {
+            Some(id) => self.clear_stacked(id.key),
+            None => Ok(()),
+        }
+    }
+
+    /// Read-only loops on a raw block volume that no bind shows any more, also those that an
+    /// interrupted Publish or Unpublish left.
+    fn clear_stacked(&self, key: Key) -> Result<()> {
+        let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
+        if record.shape.access != Access::Block {
+            return Ok(());
+        }
+        let Some(base) = attachment::loop_of(&pool.image(Kind::Volume, key))? else { return Ok(()) };
+        let doing = || format!("detaching a read-only device of volume {key}");
+        for number in loopdev::stacked_on(base).doing(doing)? {
+            if device_is_bound(number)? {
+                continue;
+            }
+            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
+            if !loopdev::clear(held).doing(doing)? {
+                return Err(Error::Busy(format!(
+                    "a read-only device of volume {key} is still open in another process; try again"
+                )));
+            }
+            failpoint!("unpublish.stacked-cleared");
+        }
+        Ok(())
+    }
+}
+
+/// The CO expects the target to be gone. A directory that was no mount of ours and holds something is
+/// not ours to remove.
+fn remove_target(target: &Path, was_ours: bool) -> Result<()> {
+    match remove_place(target) {
+        Err(Error::Os { source, .. }) if !was_ours && source.errno() == Some(libc::ENOTEMPTY) => Err(
+            Error::NotFound(format!("{} is no mount and not empty: nothing of this driver is there", target.display())),
+        ),
+        result => result,
+    }
+}
+
+fn publish_mount(
+    located: Located<'_>,
+    source: &Path,
+    target: &Path,
+    attributes: Attributes,
+    mode: AccessMode,
+) -> Result<()> {
+    refuse_wider(source, attributes)?;
+    if is_mounted(target)? {
+        return match located.compare(target)? {
+            Found::Root(_) => check_attributes(target, attributes),
+            _ => Err(occupied(target)),
+        };
+    }
+    if !mode.allows_many_targets() {
+        refuse_second(located, source, target, &mounts_of(located, source)?)?;
+    }
+    ensure_dir(target)?;
+    failpoint!("publish.place-made");
+    mount::bind(source, target, attributes)
+        .doing(|| format!("publishing volume {} at {}", located.record.key, target.display()))?;
+    failpoint!("publish.bound");
+    match located.compare(target)? {
+        Found::Root(_) => check_attributes(target, attributes),
+        _ => Err(Error::Busy(format!("{} is not the mount that was just made; try again", target.display()))),
+    }
+}
+
+/// A volume that is staged read-only cannot be published for writing.
+fn refuse_wider(source: &Path, wanted: Attributes) -> Result<()> {
+    let staged = mountinfo::at(source).doing(|| format!("looking at {}", source.display()))?;
+    if staged.is_some_and(|mount| mount.has("ro")) && !wanted.read_only {
+        return Err(Error::Refused(format!(
+            "the volume is staged read-only at {}: publish it read-only, or stage it again",
+            source.display()
+        )));
+    }
+    Ok(())
+}
+
+fn publish_device(
+    located: Located<'_>,
+    number: u32,
+    source: &Path,
+    target: &Path,
+    read_only: bool,
+    mode: AccessMode,
+) -> Result<()> {
+    let key = located.record.key;
+    let doing = || format!("publishing volume {key} at {}", target.display());
+    if is_mounted(target)? {
+        let found = located.compare(target)?;
+        if found == Found::Device(number) || matches!(found, Found::ReadOnlyDevice { .. }) {
+            if is_read_only(found)? == read_only {
+                return Ok(());
+            }
+            return Err(Error::Incompatible(format!(
+                "volume {key} is already published at {} with another `readonly`: unpublish it there first",
+                target.display()
+            )));
+        }
+        if !matches!(found, Found::Dead(_)) {
+            return Err(occupied(target));
+        }
+        mount::unmount(target).doing(|| format!("removing the stale bind at {}", target.display()))?;
+        failpoint!("publish.stale-unbound");
+    }
+    if !mode.allows_many_targets() {
+        refuse_second(located, source, target, &device_binds(located, number)?)?;
+    }
+    let base = loopdev::open(number).doing(doing)?.ok_or_else(|| not_there(number))?;
+    let base_is_read_only = loopdev::is_read_only(&base).doing(doing)?;
+    if base_is_read_only && !read_only {
+        return Err(Error::Refused(format!(
+            "volume {key} is staged read-only: publish it read-only, or stage it again"
+        )));
+    }
+    ensure_file(target)?;
+    failpoint!("publish.device-place-made");
+    if read_only && !base_is_read_only {
+        publish_stacked(number, target).doing(doing)?;
+    } else {
+        mount::bind(&loopdev::node(number), target, DEVICE).doing(doing)?;
+        failpoint!("publish.device-bound");
+    }
+    match located.compare(target)? {
+        Found::Device(_) | Found::ReadOnlyDevice { .. } => Ok(()),
+        _ => Err(Error::Busy(format!("{} is not the device that was just bound; try again", target.display()))),
+    }
+}
+
+/// A read-only bind of a device node is still writable, so a read-only loop goes in between. AUTOCLEAR
+/// is taken off last, as for any device under a bind.
+fn publish_stacked(base: u32, target: &Path) -> crate::os::Result<()> {
+    let held = loopdev::attach_read_only_on(base)?;
+    failpoint!("publish.stacked-attached");
+    mount::bind(&loopdev::node(held.number), target, DEVICE)?;
+    failpoint!("publish.stacked-bound");
+    loopdev::set_autoclear(&held, false)?;
+    failpoint!("publish.stacked-kept");
+    Ok(())
+}
+
+fn is_read_only(found: Found) -> Result<bool> {
+    let (Found::Device(number) | Found::ReadOnlyDevice { number, .. }) = found else { return Ok(false) };
+    let doing = || format!("looking at loop device {number}");
+    let held = loopdev::open(number).doing(doing)?.ok_or_else(|| not_there(number))?;
+    loopdev::is_read_only(&held).doing(doing)
+}
+
+fn not_there(number: u32) -> Error {
+    Error::Refused(format!("loop device {number} has vanished: stage the volume again"))
+}
+
+fn occupied(target: &Path) -> Error {
+    Error::Incompatible(format!(
+        "something else is mounted at {}: it was left alone, unmount it first",
+        target.display()
+    ))
+}
+
+/// CSI 1.13, NodePublishVolume: modes that allow one publication refuse a second target path.
+fn refuse_second(located: Located<'_>, staging: &Path, target: &Path, points: &[PathBuf]) -> Result<()> {
+    let elsewhere = points.iter().find(|point| *point != staging && *point != target && !is_subpath(point));
+    match elsewhere {
+        Some(point) => Err(Error::Refused(format!(
+            "volume {} is already published at {} and its access mode allows one target: unpublish it there first, \
+             or use SINGLE_NODE_MULTI_WRITER",
+            located.record.id(),
+            point.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The kubelet's own binds of `subPath` are no publications.
+fn is_subpath(point: &Path) -> bool {
+    point.components().any(|part| part.as_os_str() == "volume-subpaths")
+}
+
+/// Where the volume's root is mounted.
+fn mounts_of(located: Located<'_>, source: &Path) -> Result<Vec<PathBuf>> {
+    let doing = || format!("looking for mounts of volume {}", located.record.key);
+    if located.record.shape.layout == Layout::Directory {
+        let mounts = directory::mounts(located.pool, located.record.key)?;
+        return Ok(mounts.into_iter().map(|mount| mount.point).collect());
+    }
+    let Some(staged) = file::stat(source).doing(doing)? else { return Ok(Vec::new()) };
+    let same = |mount: &Mount| mount.device == staged.inode.device && mount.root == Path::new("/");
+    Ok(mountinfo::read().doing(doing)?.into_iter().filter(same).map(|mount| mount.point).collect())
+}
+
+/// Where the volume's device, or a read-only one on top of it, is bound.
+fn device_binds(located: Located<'_>, number: u32) -> Result<Vec<PathBuf>> {
+    let doing = || format!("looking for binds of volume {}", located.record.key);
+    let mut names = vec![PathBuf::from(format!("/loop{number}"))];
+    for stacked in loopdev::stacked_on(number).doing(doing)? {
+        names.push(format!("/loop{stacked}").into());
+    }
+    let mut points = Vec::new();
+    for mount in mountinfo::read().doing(doing)?.into_iter().filter(|mount| names.contains(&mount.root)) {
+        if matches!(located.compare(&mount.point)?, Found::Device(_) | Found::ReadOnlyDevice { .. }) {
+            points.push(mount.point);
+        }
+    }
+    Ok(points)
+}

@@ -1,0 +1,392 @@
+//! NodeStageVolume and NodeUnstageVolume: a volume is attached once per node.
+//!
+//! Nothing here formats. What is mounted is proven by device and inode before and after.
+
+use super::{
+    Service, TargetPath, create,
+    target::{ensure_file, is_mounted, remove_place, staged_device},
+};
+use crate::{
+    backend::{
+        attachment::{self, Found, Located},
+        directory, image,
+    },
+    error::{Doing, Error, Result},
+    failpoint,
+    os::{
+        file,
+        format::Filesystem,
+        lock::Mode,
+        loopdev::{self, Held},
+        mount::{self, Attributes},
+        mountinfo::{self, Mount},
+    },
+    store::{Kind, Pool},
+    volume::{Access, Capability, Key, Provisioning, VolumeId, VolumeRecord, capability::MountOptions},
+};
+use std::path::Path;
+
+/// A NodeStageVolume request. It has no `Debug`: the capability holds mount flags.
+pub struct Stage {
+    /// As the CO sent it.
+    pub id: String,
+    /// Where.
+    pub staging: TargetPath,
+    /// How it will be used.
+    pub capability: Capability,
+}
+
+/// A NodeUnstageVolume request.
+#[derive(Clone, Debug)]
+pub struct Unstage {
+    /// As the CO sent it.
+    pub id: String,
+    /// Where.
+    pub staging: TargetPath,
+}
+
+/// A device bind can be opened (nodev would forbid that) and nothing can be run from it.
+pub(super) const DEVICE: Attributes =
+    Attributes { read_only: false, nosuid: true, nodev: false, noexec: true, noatime: false };
+
+impl Service {
+    /// Attaches and mounts the volume, or finds it mounted there as asked.
+    pub fn stage(&self, request: Stage) -> Result<()> {
+        let staging = request.staging.required_absolute("staging_target_path")?;
+        let (_, record) = self.known_volume(&request.id)?;
+        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        let (pool, record) = self.known_volume(&request.id)?;
+        check_capability(&request.capability, &record)?;
+        let located = Located { pool: &pool, record: &record };
+        let options = request.capability.options()?;
+        let read_only = request.capability.mode.is_read_only();
+        if !file::stat(staging).doing(|| format!("looking at {}", staging.display()))?.is_some_and(|s| s.is_dir) {
+            return Err(Error::Refused(format!(
+                "staging_target_path {} is no directory; the orchestrator has to create it",
+                staging.display()
+            )));
+        }
+        match (record.shape.access, record.shape.filesystem) {
+            (Access::Block, _) => stage_device(located, staging, read_only),
+            (Access::Mount, Some(filesystem)) => {
+                stage_image(located, staging, filesystem, &options, options.attributes(read_only))
+            }
+            (Access::Mount, None) => stage_directory(located, staging, options.attributes(read_only)),
+        }
+    }
+
+    /// Undoes Stage. What is absent or no mount is done; what is not ours is NOT_FOUND.
+    pub fn unstage(&self, request: Unstage) -> Result<()> {
+        let stranger = || {
+            Error::NotFound(format!("volume {:?} is not staged at {}", request.id, request.staging))
+        };
+        let staging = request.staging.absolute().ok_or_else(stranger)?;
+        let id = VolumeId::parse(&request.id);
+        let _lock = id.as_ref().map(|id| self.lock_volume(id.key, Mode::Exclusive)).transpose()?;
+        let device = staged_device(staging);
+        for place in [device.as_path(), staging] {
+            while let Some(mount) = self.our_mount(place, id.as_ref(), stranger)? {
+                unmount(&mount)?;
+                failpoint!("unstage.unmounted");
+            }
+        }
+        if let Some(stat) = file::stat(&device).doing(|| format!("looking at {}", device.display()))?
+            && stat.is_file
+        {
+            remove_place(&device)?;
+            failpoint!("unstage.device-removed");
+        }
+        match id {
+            Some(id) => self.release_device(id.key),
+            None => Ok(()),
+        }
+    }
+
+    /// The mount on top at `place` if it is of this volume (by what backs it, so also when its files
+    /// are gone); an error if it is somebody else's.
+    pub(super) fn our_mount(
+        &self,
+        place: &Path,
+        id: Option<&VolumeId>,
+        stranger: impl Fn() -> Error,
+    ) -> Result<Option<Mount>> {
+        if !is_mounted(place)? {
+            return Ok(None);
+        }
+        let doing = || format!("looking at {}", place.display());
+        let Some(mount) = mountinfo::at(place).doing(doing)? else { return Ok(None) };
+        let pools: Vec<_> = self.store.pools().filter_map(|(_, pool)| pool.ok()).collect();
+        let homes: Vec<_> = pools.iter().map(|pool| pool.home()).collect();
+        let owner = attachment::key_of(&mount, &homes)?;
+        let id = id.ok_or_else(&stranger)?;
+        // A device with nothing behind it is what an interrupted attempt of ours leaves at such a place.
+        let dead = owner.is_none() && is_dead_device(place)?;
+        if owner == Some(id.key) || dead { Ok(Some(mount)) } else { Err(stranger()) }
+    }
+
+    /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
+    fn release_device(&self, key: Key) -> Result<()> {
+        let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
+        if record.shape.access != Access::Block {
+            return Ok(());
+        }
+        let Some(number) = attachment::loop_of(&pool.image(Kind::Volume, key))? else { return Ok(()) };
+        let doing = || format!("detaching volume {key}");
+        if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
+            return Err(Error::Busy(format!(
+                "volume {key} is still published on node {}: unpublish it first",
+                self.node
+            )));
+        }
+        let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
+        if loopdev::clear(held).doing(doing)? {
+            failpoint!("unstage.cleared");
+            return Ok(());
+        }
+        Err(Error::Busy(format!("the device of volume {key} is still open in another process; try again")))
+    }
+}
+
+pub(super) fn check_capability(capability: &Capability, record: &VolumeRecord) -> Result<()> {
+    let exceeds = |what: String| Err(Error::Refused(format!("volume {} {what}", record.id())));
+    if capability.access() != record.shape.access {
+        return exceeds(format!("is {}, not {}", record.shape.access, capability.access()));
+    }
+    if !capability.mode.is_possible_locally() {
+        return exceeds("lies on one node: MULTI_NODE_*_WRITER is impossible".into());
+    }
+    match (capability.filesystem()?, record.shape.filesystem) {
+        (Some(wanted), Some(has)) if wanted != has => {
+            exceeds(format!("holds {}, not {}", image::name(has), image::name(wanted)))
+        }
+        (Some(wanted), None) => exceeds(format!("is a {}; it holds no {}", record.shape, image::name(wanted))),
+        _ => Ok(()),
+    }
+}
+
+fn stage_image(
+    located: Located<'_>,
+    staging: &Path,
+    filesystem: Filesystem,
+    options: &MountOptions,
+    attributes: Attributes,
+) -> Result<()> {
+    let Located { pool, record } = located;
+    if is_mounted(staging)? {
+        return match located.compare(staging)? {
+            Found::Root(_) => check_attributes(staging, attributes),
+            _ => Err(occupied(staging)),
+        };
+    }
+    create::check_image(pool, record)?;
+    let path = pool.image(Kind::Volume, record.key);
+    match attachment::loop_of(&path)? {
+        Some(number) => refuse_second_place(record, number, staging)?,
+        None => prepare_detached(pool, record, &path, filesystem)?,
+    }
+    let held = attachment::attach(&path)?;
+    failpoint!("stage.attached");
+    warn_without_direct_io(&held, record);
+    let doing = || format!("mounting volume {} at {}", record.key, staging.display());
+    mount::mount(&loopdev::node(held.number), staging, image::name(filesystem), attributes, &options.data(filesystem))
+        .doing(doing)?;
+    failpoint!("stage.mounted");
+    drop(held);
+    match located.compare(staging)? {
+        Found::Root(Some(_)) => check_attributes(staging, attributes),
+        _ => Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display()))),
+    }
+}
+
+/// What a detached image needs before it is handed out: its own filesystem, room for every write,
+/// the size that an expansion promised.
+fn prepare_detached(pool: &Pool, record: &VolumeRecord, path: &Path, filesystem: Filesystem) -> Result<()> {
+    image::check_content(path, filesystem, record)?;
+    own_blocks_again(record, path);
+    image::grow(path, filesystem, record)
+}
+
+/// A trim inside punches holes; a thick volume owns its blocks again at the next stage. That the pool
+/// is too full for it is a matter for health reports, not a reason to keep a pod from its data.
+fn own_blocks_again(record: &VolumeRecord, path: &Path) {
+    if record.provisioning != Some(Provisioning::Thick) {
+        return;
+    }
+    let owned = file::open_image(path).and_then(|file| file::allocate(&file, record.size_bytes));
+    if let Err(error) = owned {
+        tracing::warn!(volume = %record.key, %error, "a thick volume cannot own all its blocks again");
+    }
+}
+
+/// The same filesystem at two staging paths would be one filesystem with two owners.
+fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Result<()> {
+    let device = loopdev::device_number(number);
+    let mounts = mountinfo::read().doing(|| format!("looking for mounts of volume {}", record.key))?;
+    match mounts.iter().find(|mount| mount.device == device && mount.point != staging) {
+        Some(mount) => Err(Error::Refused(format!(
+            "volume {} is already staged at {}: unstage it there first",
+            record.id(),
+            mount.point.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn warn_without_direct_io(held: &Held, record: &VolumeRecord) {
+    if let Ok(Some(status)) = loopdev::status(held)
+        && !status.direct_io
+    {
+        tracing::warn!(
+            volume = %record.key,
+            loop_device = held.number,
+            "the pool's filesystem refuses direct I/O: pages are cached twice"
+        );
+    }
+}
+
+fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes) -> Result<()> {
+    let Located { pool, record } = located;
+    if is_mounted(staging)? {
+        return match located.compare(staging)? {
+            Found::Root(_) => check_attributes(staging, attributes),
+            _ => Err(occupied(staging)),
+        };
+    }
+    let data = pool.data(Kind::Volume, record.key);
+    let doing = || format!("mounting volume {} at {}", record.key, staging.display());
+    if file::stat(&data).doing(doing)?.is_none() {
+        return Err(Error::Damaged(format!(
+            "the directory of volume {} is lost ({} is missing): restore it from a snapshot or backup",
+            record.key,
+            data.display()
+        )));
+    }
+    directory::limit(&data, record)?;
+    mount::bind(&data, staging, attributes).doing(doing)?;
+    failpoint!("stage.bound");
+    match located.compare(staging)? {
+        Found::Root(None) => check_attributes(staging, attributes),
+        _ => Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display()))),
+    }
+}
+
+/// Binds the loop's node below the staging path. AUTOCLEAR is taken off last: until then a crash
+/// leaves nothing but a bind of a dead device, which the next attempt replaces.
+fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result<()> {
+    let Located { pool, record } = located;
+    let place = staged_device(staging);
+    if is_mounted(staging)? {
+        return Err(occupied(staging));
+    }
+    if is_mounted(&place)? {
+        match located.compare(&place)? {
+            Found::Device(number) if keeps(number)? => return check_writability(number, read_only, &place),
+            Found::Device(_) | Found::Dead(_) => {}
+            _ => return Err(occupied(&place)),
+        }
+        mount::unmount(&place).doing(|| format!("removing the stale bind at {}", place.display()))?;
+        failpoint!("stage.stale-unbound");
+    }
+    create::check_image(pool, record)?;
+    let path = pool.image(Kind::Volume, record.key);
+    let held = match attachment::loop_of(&path)? {
+        Some(_) => attachment::attach(&path)?,
+        None => {
+            own_blocks_again(record, &path);
+            attachment::attach(&path)?
+        }
+    };
+    failpoint!("stage.device-attached");
+    let doing = || format!("staging the device of volume {}", record.key);
+    loopdev::set_read_only(&held, read_only).doing(doing)?;
+    failpoint!("stage.device-writability-set");
+    ensure_file(&place)?;
+    failpoint!("stage.device-place-made");
+    mount::bind(&loopdev::node(held.number), &place, DEVICE).doing(doing)?;
+    failpoint!("stage.device-bound");
+    loopdev::set_autoclear(&held, false).doing(doing)?;
+    failpoint!("stage.device-kept");
+    match located.compare(&place)? {
+        Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
+        _ => Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display()))),
+    }
+}
+
+/// Without AUTOCLEAR it stays attached under its bind.
+fn keeps(number: u32) -> Result<bool> {
+    Ok(attachment::status(number)?.is_some_and(|status| !status.autoclear))
+}
+
+fn check_writability(number: u32, read_only: bool, place: &Path) -> Result<()> {
+    let doing = || format!("looking at loop device {number}");
+    let Some(held) = loopdev::open(number).doing(doing)? else { return Err(occupied(place)) };
+    if loopdev::is_read_only(&held).doing(doing)? == read_only {
+        return Ok(());
+    }
+    Err(Error::Incompatible(format!(
+        "the volume is already staged at {} with another access mode: unstage it first",
+        place.display()
+    )))
+}
+
+/// CSI: staged incompatibly at that path is ALREADY_EXISTS.
+pub(super) fn check_attributes(place: &Path, wanted: Attributes) -> Result<()> {
+    let doing = || format!("looking at {}", place.display());
+    let Some(mount) = mountinfo::at(place).doing(doing)? else {
+        return Err(Error::Busy(format!("{} is no mount any more; try again", place.display())));
+    };
+    let same = mount.is_read_only() == wanted.read_only
+        && mount.has("nosuid") == wanted.nosuid
+        && mount.has("noexec") == wanted.noexec;
+    // A filesystem that the kernel made read-only after an error was mounted as asked.
+    if same || (mount.is_read_only() && !mount.has("ro") && !wanted.read_only) {
+        return Ok(());
+    }
+    Err(Error::Incompatible(format!(
+        "the volume is already mounted at {} with other options: unmount it there first",
+        place.display()
+    )))
+}
+
+fn occupied(place: &Path) -> Error {
+    Error::Incompatible(format!(
+        "something else is mounted at {}: it was left alone, unmount it first",
+        place.display()
+    ))
+}
+
+/// Unmounts what was just looked at; a volume in use stays mounted and says so.
+pub(super) fn unmount(seen: &Mount) -> Result<()> {
+    match mount::unmount(&seen.point) {
+        Err(e) if e.errno() == Some(libc::EBUSY) => Err(Error::Busy(format!(
+            "{} is in use by a process on this node: stop it, then try again",
+            seen.point.display()
+        ))),
+        result => result.doing(|| format!("unmounting {}", seen.point.display())),
+    }
+}
+
+/// Whether mountinfo shows a bind of /dev/loopN anywhere.
+pub(super) fn device_is_bound(number: u32) -> Result<bool> {
+    let doing = || format!("looking for binds of loop device {number}");
+    let device = loopdev::device_number(number);
+    let name = format!("/loop{number}");
+    for mount in mountinfo::read().doing(doing)? {
+        if mount.root.to_str() != Some(&name) {
+            continue;
+        }
+        let stat = file::stat(&mount.point).doing(doing)?;
+        if stat.is_none_or(|stat| stat.is_block && stat.rdev == device) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_dead_device(place: &Path) -> Result<bool> {
+    let stat = file::stat(place).doing(|| format!("looking at {}", place.display()))?;
+    match stat.filter(|stat| stat.is_block).and_then(|stat| loopdev::number_of(stat.rdev)) {
+        Some(number) => Ok(attachment::status(number)?.is_none()),
+        None => Ok(false),
+    }
+}

@@ -1,0 +1,324 @@
+//! One pool: a directory on a disk that holds volumes and snapshots.
+
+use super::{
+    Kind,
+    durability::Durability,
+    format::{self, DIRECTORIES},
+    janitor::Janitor,
+    ledger::{Free, Ledger, Reservation},
+    sealed,
+};
+use crate::{
+    error::{Doing, Error, Result},
+    os::{
+        btrfs, file,
+        lock::{self, Guard, Mode},
+        mountinfo, reflink, space,
+    },
+    volume::{
+        Key, SnapshotRecord, VolumeRecord,
+        record::VERSION,
+    },
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use uuid::Uuid;
+
+/// `NAME=PATH[,mounted]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// What a StorageClass's `pool` says.
+    pub name: String,
+    /// Absolute path of the directory.
+    pub path: PathBuf,
+    /// Refuse a path that is no mountpoint.
+    pub mounted: bool,
+}
+
+/// What the pool's filesystem can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// It is btrfs: subvolumes, atomic snapshots, copy on write everywhere.
+    pub btrfs: bool,
+    /// Files can share blocks.
+    pub reflink: bool,
+}
+
+/// An open pool.
+#[derive(Debug)]
+pub struct Pool {
+    name: String,
+    home: PathBuf,
+    inode: file::Inode,
+    store: Uuid,
+    abilities: Abilities,
+    durability: Durability,
+    ledger: Arc<Ledger>,
+    janitor: Janitor,
+}
+
+impl Pool {
+    /// Opens the store at the configured path, making a new one in an empty directory; sweeps what a
+    /// killed driver left in tmp, and starts the purge of trash.
+    pub fn open(config: &PoolConfig) -> Result<Arc<Self>> {
+        let home = checked_home(config)?;
+        let (identity, abilities) = identify(&home)?;
+        let pool = Arc::new_cyclic(|weak| Self {
+            name: config.name.clone(),
+            inode: identity.0,
+            store: identity.1,
+            durability: Durability::new(&home, abilities.btrfs),
+            home,
+            abilities,
+            ledger: Arc::default(),
+            janitor: Janitor::new(weak.clone()),
+        });
+        pool.load_ledger()?;
+        pool.sweep()?;
+        pool.janitor.kick();
+        Ok(pool)
+    }
+
+    /// Opens an existing store to look at it: nothing is made, swept or purged.
+    pub fn inspect(config: &PoolConfig) -> Result<Arc<Self>> {
+        let home = checked_home(config)?;
+        if format::read(&home)?.is_none() {
+            return Err(Error::NotFound(format!("{} holds no store of this driver", home.display())));
+        }
+        let (identity, abilities) = identify(&home)?;
+        let pool = Arc::new_cyclic(|weak| Self {
+            name: config.name.clone(),
+            inode: identity.0,
+            store: identity.1,
+            durability: Durability::new(&home, abilities.btrfs),
+            home,
+            abilities,
+            ledger: Arc::default(),
+            janitor: Janitor::new(weak.clone()),
+        });
+        pool.load_ledger()?;
+        Ok(pool)
+    }
+
+    /// The name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The store's identity.
+    pub fn store(&self) -> Uuid {
+        self.store
+    }
+
+    /// What the filesystem can do.
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// Makes changes survive a power cut.
+    pub fn durability(&self) -> &Durability {
+        &self.durability
+    }
+
+    /// Promised space.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// The worker that empties trash.
+    pub fn janitor(&self) -> &Janitor {
+        &self.janitor
+    }
+
+    /// `volumes/<key>` or `snapshots/<key>`.
+    pub fn directory(&self, kind: Kind, key: Key) -> PathBuf {
+        self.home.join(kind.directory()).join(key.to_string())
+    }
+
+    /// The content below [`Pool::directory`].
+    pub fn data(&self, kind: Kind, key: Key) -> PathBuf {
+        self.directory(kind, key).join(super::DATA)
+    }
+
+    /// The image below [`Pool::data`], for layout image.
+    pub fn image(&self, kind: Kind, key: Key) -> PathBuf {
+        self.data(kind, key).join(super::IMAGE)
+    }
+
+    /// Reads a volume's record; `None`: no such volume here.
+    pub fn volume(&self, key: Key) -> Result<Option<VolumeRecord>> {
+        let path = self.directory(Kind::Volume, key).join(super::RECORD);
+        let record: Option<VolumeRecord> = self.present(Kind::Volume, key, sealed::read(&path, VERSION)?)?;
+        match record {
+            Some(record) if record.key != key => Err(misplaced(&path)),
+            record => Ok(record),
+        }
+    }
+
+    /// Reads a snapshot's record; `None`: no such snapshot here.
+    pub fn snapshot(&self, key: Key) -> Result<Option<SnapshotRecord>> {
+        let path = self.directory(Kind::Snapshot, key).join(super::RECORD);
+        let record: Option<SnapshotRecord> = self.present(Kind::Snapshot, key, sealed::read(&path, VERSION)?)?;
+        match record {
+            Some(record) if record.key != key => Err(misplaced(&path)),
+            record => Ok(record),
+        }
+    }
+
+    /// A directory without a record is damage, not absence: the directory exists ⇔ the volume exists.
+    fn present<T>(&self, kind: Kind, key: Key, record: Option<T>) -> Result<Option<T>> {
+        if record.is_some() {
+            return Ok(record);
+        }
+        let directory = self.directory(kind, key);
+        match file::stat(&directory).doing(|| format!("looking for {}", directory.display()))? {
+            None => Ok(None),
+            Some(_) => Err(Error::Damaged(format!(
+                "{} has lost its {}; it was left alone: restore the record from a backup, or move the directory \
+                 out of the pool",
+                directory.display(),
+                super::RECORD
+            ))),
+        }
+    }
+
+    /// Replaces a volume's record durably.
+    pub fn rewrite(&self, record: &VolumeRecord) -> Result<()> {
+        let path = self.directory(Kind::Volume, record.key).join(super::RECORD);
+        file::replace(&path, &sealed::seal(record)?).doing(|| format!("rewriting {}", path.display()))
+    }
+
+    /// The keys that exist, in order. Names that are no keys are strangers, which `wharf gc` reports.
+    pub fn keys(&self, kind: Kind) -> Result<Vec<Key>> {
+        let directory = self.home.join(kind.directory());
+        let names = file::list(&directory).doing(|| format!("listing {}", directory.display()))?;
+        Ok(names.iter().filter_map(|name| Key::parse(name.to_str()?)).collect())
+    }
+
+    /// Fails unless the pool still is what it was at start. A disk that went away leaves an empty
+    /// directory of the root filesystem behind, in which nothing must be created.
+    pub fn verify(&self) -> Result<()> {
+        let gone = |what: &str| {
+            Error::Unavailable(format!(
+                "pool {:?} at {} {what}: mount its disk again, then retry",
+                self.name,
+                self.home.display()
+            ))
+        };
+        let stat = file::stat(&self.home).doing(|| format!("looking at pool {:?}", self.name))?;
+        match stat {
+            Some(stat) if stat.inode == self.inode => {}
+            Some(_) => return Err(gone("is another directory than at start")),
+            None => return Err(gone("has vanished")),
+        }
+        match format::read(&self.home)? {
+            Some(found) if found.uuid == self.store => Ok(()),
+            Some(_) => Err(gone("carries another store than at start")),
+            None => Err(gone("carries no store any more")),
+        }
+    }
+
+    /// Locks one object in this pool; `None`: somebody has it.
+    pub fn try_lock(&self, kind: Kind, key: Key, mode: Mode) -> Result<Option<Guard>> {
+        let path = self.home.join(format::LOCK);
+        lock::try_lock(&path, kind.offset(key), mode).doing(|| format!("locking {kind} {key} in pool {:?}", self.name))
+    }
+
+    /// statfs of the pool.
+    pub fn space(&self) -> Result<space::Space> {
+        space::of(&self.home).doing(|| format!("reading the free space of pool {:?}", self.name))
+    }
+
+    /// What new volumes may claim.
+    pub fn room(&self) -> Result<u64> {
+        let space = self.space()?;
+        Ok(Free { total: space.total, available: space.available }.beyond(self.ledger.promised()))
+    }
+
+    /// Sets room aside for a new volume. Trash counts as used, so its purge is waited for before
+    /// the answer is no.
+    pub fn reserve(&self, bytes: u64, purpose: &str) -> Result<Reservation> {
+        let mut waited = false;
+        loop {
+            let space = self.space()?;
+            let free = Free { total: space.total, available: space.available };
+            match self.ledger.reserve(bytes, free) {
+                Ok(reservation) => return Ok(reservation),
+                Err(_) if !waited => {
+                    waited = true;
+                    self.janitor.wait_until_idle(Duration::from_secs(10));
+                    self.refresh_promises(None)?;
+                }
+                Err(room) => {
+                    return Err(Error::NoSpace(format!(
+                        "pool {:?} has room for {room} bytes more ({} available, {} of them promised to existing \
+                         volumes), but {purpose} needs {bytes}",
+                        self.name,
+                        space.available,
+                        self.ledger.promised()
+                    )));
+                }
+            }
+        }
+    }
+}
+
+fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
+    let refuse = |why: &str| {
+        Err(Error::Invalid(format!("pool {:?}: {} {why}", config.name, config.path.display())))
+    };
+    if !config.path.is_absolute() {
+        return refuse("is not an absolute path");
+    }
+    let stat = file::stat(&config.path).doing(|| format!("looking at pool {:?}", config.name))?;
+    match stat {
+        None => return refuse("does not exist: create the directory, or mount the pool's disk"),
+        Some(stat) if stat.is_symlink() => return refuse("is a symlink: give the directory itself"),
+        Some(stat) if !stat.is_dir => return refuse("is no directory"),
+        Some(_) => {}
+    }
+    if config.mounted {
+        let mounted = mountinfo::is_mount_root(&config.path)
+            .doing(|| format!("looking at pool {:?}", config.name))?;
+        if mounted != Some(true) {
+            return refuse("is no mountpoint, but the pool is declared as `mounted`: mount its disk first");
+        }
+    }
+    file::canonical(&config.path).doing(|| format!("resolving pool {:?}", config.name))
+}
+
+fn identify(home: &Path) -> Result<((file::Inode, Uuid), Abilities)> {
+    let format = match format::read(home)? {
+        Some(format) => format,
+        None => format::create(home)?,
+    };
+    let doing = || format!("looking at {}", home.display());
+    for name in DIRECTORIES.iter().map(|name| home.join(name)).chain([home.to_owned()]) {
+        if file::inherits_project(&name).doing(doing)? {
+            return Err(Error::Invalid(format!(
+                "{} carries the project-inherit attribute, so files could not be renamed into it: remove it with \
+                 `chattr -P`",
+                name.display()
+            )));
+        }
+    }
+    let stat = file::stat(home).doing(doing)?;
+    let Some(stat) = stat else { return Err(Error::Unavailable(format!("{} has vanished", home.display()))) };
+    let abilities = Abilities {
+        btrfs: btrfs::is_btrfs(home).doing(doing)?,
+        reflink: reflink::supported(&home.join("tmp")).doing(doing)?,
+    };
+    Ok(((stat.inode, format.uuid), abilities))
+}
+
+fn misplaced(path: &Path) -> Error {
+    Error::Damaged(format!("{} belongs to another object than its directory; it was left alone", path.display()))
+}

@@ -1,0 +1,71 @@
+//! What a volume does not own of the space it was promised (see [`super::ledger`]).
+
+use super::{Kind, Pool};
+use crate::{
+    error::{Doing, Result},
+    os::{btrfs, file, reflink},
+    volume::{Key, Layout, LimitMode, VolumeRecord},
+};
+use std::collections::HashSet;
+
+impl Pool {
+    /// Start-up: the ledger from the records and from what the filesystem says each volume owns.
+    pub(super) fn load_ledger(&self) -> Result<()> {
+        for key in self.keys(Kind::Volume)? {
+            self.refresh_promise(key);
+        }
+        Ok(())
+    }
+
+    /// Looks again at those volumes that owe something (`None`), or at these.
+    pub fn refresh_promises(&self, only: Option<&HashSet<Key>>) -> Result<()> {
+        for key in self.keys(Kind::Volume)? {
+            let due = match only {
+                Some(keys) => keys.contains(&key),
+                None => self.ledger().of(key) > 0,
+            };
+            if due {
+                self.refresh_promise(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// One volume. A damaged one is reported by health and `wharf volumes`; here it keeps its promise.
+    fn refresh_promise(&self, key: Key) {
+        let before = self.ledger().of(key);
+        let promise = self.volume(key).and_then(|record| match record {
+            Some(record) => self.promise(&record),
+            None => Ok(0),
+        });
+        match promise {
+            // Where a snapshot or a removal changed it meanwhile, that stands.
+            Ok(promise) => self.ledger().replace(key, before, promise),
+            Err(error) => tracing::warn!(volume = %key, error = error.chain(), "cannot tell what a volume owns"),
+        }
+    }
+
+    /// Size less what the volume holds exclusively.
+    pub fn promise(&self, record: &VolumeRecord) -> Result<u64> {
+        let owned = match record.shape.layout {
+            Layout::Image => self.image_owns(record.key)?,
+            Layout::Directory if record.limit == Some(LimitMode::Enforced) => {
+                let data = self.data(Kind::Volume, record.key);
+                let qgroup = btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
+                qgroup.map_or(0, |figures| figures.exclusive)
+            }
+            Layout::Directory => 0,
+        };
+        Ok(record.size_bytes.saturating_sub(owned))
+    }
+
+    fn image_owns(&self, key: Key) -> Result<u64> {
+        let path = self.image(Kind::Volume, key);
+        let doing = || format!("reading what {} owns", path.display());
+        if !self.abilities().reflink {
+            return Ok(file::stat(&path).doing(doing)?.map_or(0, |stat| stat.allocated));
+        }
+        let image = file::open_for_reading(&path).doing(doing)?;
+        reflink::exclusive_bytes(&image).doing(doing)
+    }
+}

@@ -1,0 +1,109 @@
+//! Removal: one rename into trash is intent and commit, so that it works at 0 bytes free; purging
+//! comes later and can be resumed.
+
+use super::{Kind, Pool};
+use crate::{
+    error::{Doing, Result},
+    failpoint,
+    os::{file, lock::Mode, tree},
+    volume::Key,
+};
+use std::{ffi::OsStr, path::Path};
+use uuid::Uuid;
+
+impl Pool {
+    /// Makes a volume or snapshot cease to exist, durably. The caller holds its lock and has proven
+    /// that nobody uses it.
+    pub fn remove(&self, kind: Kind, key: Key) -> Result<()> {
+        self.verify()?;
+        let doing = || format!("deleting {kind} {key} from pool {:?}", self.name());
+        let place = self.directory(kind, key);
+        file::rename_new(&place, &self.trash_place(kind, key)).doing(doing)?;
+        failpoint!("trash.renamed");
+        let parent = self.home().join(kind.directory());
+        self.durability().settle(&[&parent]).doing(doing)?;
+        failpoint!("trash.durable");
+        if kind == Kind::Volume {
+            self.ledger().remove(key);
+        }
+        self.janitor().kick();
+        Ok(())
+    }
+
+    /// Moves an unfinished object out of tmp; absent is fine.
+    pub(super) fn discard(&self, draft: &Path, kind: Kind, key: Key) -> Result<()> {
+        match file::rename_new(draft, &self.trash_place(kind, key)) {
+            Err(e) if e.is_not_found() => Ok(()),
+            result => {
+                result.doing(|| format!("discarding the unfinished {kind} {key}"))?;
+                self.janitor().kick();
+                Ok(())
+            }
+        }
+    }
+
+    /// A name that no earlier removal of the same key can have left there.
+    fn trash_place(&self, kind: Kind, key: Key) -> std::path::PathBuf {
+        let unique = Uuid::new_v4().simple();
+        self.home().join("trash").join(format!("{}.{unique}", kind.draft_name(key)))
+    }
+
+    /// Start-up: whatever is in tmp and not being worked on is left over from a killed process.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let tmp = self.home().join("tmp");
+        for name in file::list(&tmp).doing(|| format!("listing {}", tmp.display()))? {
+            let Some((kind, key)) = name.to_str().and_then(Kind::parse_draft) else {
+                tracing::warn!(entry = %tmp.join(&name).display(), "unknown entry in tmp, left alone");
+                continue;
+            };
+            let Some(_lock) = self.try_lock(kind, key, Mode::Exclusive)? else { continue };
+            tracing::info!(pool = self.name(), %kind, %key, "discarding what an interrupted request left");
+            self.discard(&tmp.join(&name), kind, key)?;
+        }
+        Ok(())
+    }
+
+    /// Empties trash; says how many entries went. What cannot be removed stays and is reported.
+    pub fn purge(&self) -> Result<usize> {
+        self.verify()?;
+        let trash = self.home().join("trash");
+        let mut gone = 0;
+        for name in file::list(&trash).doing(|| format!("listing {}", trash.display()))? {
+            let Some(key) = name.to_str().and_then(trashed_key) else {
+                tracing::warn!(entry = %trash.join(&name).display(), "unknown entry in trash, left alone");
+                continue;
+            };
+            let Some(_lock) = self.try_lock(Kind::Trash, key, Mode::Exclusive)? else { continue };
+            match self.purge_one(&trash, &name) {
+                Ok(()) => gone += 1,
+                Err(error) => {
+                    tracing::warn!(entry = %trash.join(&name).display(), error = error.chain(), "cannot purge yet");
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// How many removed objects wait for their purge.
+    pub fn trash_entries(&self) -> u64 {
+        file::list(&self.home().join("trash")).map_or(0, |names| names.len() as u64)
+    }
+
+    fn purge_one(&self, trash: &Path, name: &OsStr) -> Result<()> {
+        let mut reported = 0;
+        let mut progress = |entries: u64| {
+            if entries >= reported + 100_000 {
+                reported = entries;
+                tracing::info!(pool = self.name(), entry = ?name, entries, "purging");
+            }
+        };
+        failpoint!("trash.purging");
+        tree::remove(trash, name, &mut progress).doing(|| format!("purging {}", trash.join(name).display()))
+    }
+}
+
+/// `<uuid>[.snap].<unique>`
+fn trashed_key(name: &str) -> Option<Key> {
+    let (draft, _) = name.rsplit_once('.')?;
+    Kind::parse_draft(draft).map(|(_, key)| key)
+}
