@@ -1,6 +1,7 @@
 //! How much room a filesystem has.
 
-use super::Result;
+use super::{At as _, Result};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use std::path::Path;
 
 /// statfs(2), in bytes.
@@ -22,5 +23,55 @@ pub struct Space {
 
 /// Of the filesystem at `path`.
 pub fn of(path: &Path) -> Result<Space> {
-    todo!("{path:?}")
+    let stat = statvfs(path).at("read the free space of", path)?;
+    Ok(Space {
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        available: stat.f_bavail.saturating_mul(stat.f_frsize),
+        free: stat.f_bfree.saturating_mul(stat.f_frsize),
+        inodes: stat.f_files,
+        inodes_free: stat.f_ffree,
+        read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::os::{
+        loopdev::scratch::{MIB, Mounted, Scratch, attach},
+        mount::{self, Attributes},
+    };
+    use std::fs;
+
+    #[test]
+    fn of_a_filesystem_of_known_size() {
+        let scratch = Scratch::new();
+        let held = attach(&scratch.ext4("a"));
+        let target = scratch.directory("m");
+        let _mounted = Mounted::guard(&target);
+        mount::mount(&held.path(), &target, "ext4", Attributes::default(), "").unwrap();
+        let empty = of(&target).unwrap();
+        assert!(empty.total > 8 * MIB && empty.total < 16 * MIB, "{empty:?}");
+        assert!(empty.available < empty.free && empty.free < empty.total, "5 % are root's: {empty:?}");
+        assert!(empty.inodes_free > 0 && empty.inodes_free < empty.inodes, "{empty:?}");
+        assert!(!empty.read_only);
+
+        fs::write(target.join("f"), vec![1; 4 << 20]).unwrap();
+        rustix::fs::syncfs(fs::File::open(&target).unwrap()).unwrap();
+        let used = of(&target).unwrap();
+        assert!(empty.free - used.free >= 4 * MIB, "{empty:?} {used:?}");
+        assert_eq!(empty.inodes_free - used.inodes_free, 1);
+
+        let read_only = scratch.directory("ro");
+        let _bound = Mounted::guard(&read_only);
+        mount::bind(&target, &read_only, Attributes { read_only: true, ..Attributes::default() }).unwrap();
+        assert_eq!(of(&read_only).unwrap(), Space { read_only: true, ..used });
+    }
+
+    #[test]
+    fn of_nothing() {
+        assert!(of(&Scratch::new().path("absent")).unwrap_err().is_not_found());
+    }
 }

@@ -1,0 +1,118 @@
+//! Finding loops by what they are attached to.
+
+use super::{Held, Status, node, open, status};
+use crate::os::{At as _, Result, file::Inode};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+const SYSFS: &str = "/sys/block";
+
+/// The loop that is attached to this inode, by sysfs and verified with LOOP_GET_STATUS64. Opens every
+/// attached loop for a moment: where the number can be known otherwise, [`open`] and [`status`] are cheaper.
+pub fn find(backing: Inode) -> Result<Option<u32>> {
+    Ok(find_named(backing, None)?.map(|held| held.number))
+}
+
+/// As [`find`]; loops whose backing file has this name are asked first.
+pub(super) fn find_named(backing: Inode, name: Option<&Path>) -> Result<Option<Held>> {
+    let mut found = None;
+    examine(attached(name)?, |held, status| {
+        if status.backing == backing {
+            found = Some(held);
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+/// The loops that are stacked on loop `base`.
+pub fn stacked_on(base: u32) -> Result<Vec<u32>> {
+    let rdev = node::device_number(base);
+    let mut stacked = Vec::new();
+    examine(attached(None)?, |held, status| {
+        if status.backing_rdev == rdev {
+            stacked.push(held.number);
+        }
+        true
+    })?;
+    stacked.sort_unstable();
+    Ok(stacked)
+}
+
+/// Shows each loop to `visit` until it says `false`. Loops may vanish and change meanwhile.
+fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Status) -> bool) -> Result<()> {
+    let mut failure = None;
+    for number in numbers {
+        let held = match open(number) {
+            Ok(Some(held)) => held,
+            Ok(None) => continue,
+            Err(e) => {
+                failure.get_or_insert(e);
+                continue;
+            }
+        };
+        // The kernel asks the backing file for its inode; that this fails on a dead filesystem of somebody
+        // else must not stop our search, and an image that is attached nevertheless still fails the lease probe.
+        if let Ok(Some(status)) = status(&held)
+            && !visit(held, status)
+        {
+            return Ok(());
+        }
+    }
+    // Not found is only said when every loop could be opened.
+    failure.map_or(Ok(()), Err)
+}
+
+/// The numbers of all attached loops, those with the backing file `name` first. Names cannot be trusted to
+/// leave anything out: they are those of another mount namespace, or the file was renamed, or `(deleted)`.
+fn attached(name: Option<&Path>) -> Result<Vec<u32>> {
+    let mut named = Vec::new();
+    let mut others = Vec::new();
+    for entry in fs::read_dir(SYSFS).at("list", SYSFS)? {
+        let entry = entry.at("list", SYSFS)?;
+        let Some(number) = number(entry.file_name().to_str()) else { continue };
+        // The attribute exists only while something is attached.
+        let Ok(backing) = fs::read(entry.path().join("loop/backing_file")) else { continue };
+        let backing = backing.strip_suffix(b"\n").unwrap_or(&backing);
+        if name.is_some_and(|name| name.as_os_str().as_encoded_bytes() == backing) {
+            named.push(number);
+        } else {
+            others.push(number);
+        }
+    }
+    named.append(&mut others);
+    Ok(named)
+}
+
+fn number(name: Option<&str>) -> Option<u32> {
+    name?.strip_prefix("loop")?.parse().ok()
+}
+
+/// The backing file's path as the kernel shows it now; a hint, never proof. `None`: nothing is attached.
+pub fn backing_path(number: u32) -> Result<Option<Backing>> {
+    let attribute = Path::new(SYSFS).join(format!("loop{number}/loop/backing_file"));
+    let text = match fs::read(&attribute) {
+        Ok(text) => text,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => return Ok(None),
+        Err(e) => return Err(e).at("read", &attribute),
+    };
+    let text = text.strip_suffix(b"\n").unwrap_or(&text);
+    let whole = text.strip_suffix(b" (deleted)");
+    Ok(Some(Backing {
+        path: PathBuf::from(OsStr::from_bytes(whole.unwrap_or(text))),
+        deleted: whole.is_some(),
+    }))
+}
+
+/// What sysfs says of a backing file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Where it is, or was.
+    pub path: PathBuf,
+    /// It has been unlinked.
+    pub deleted: bool,
+}
