@@ -1,3 +1,4 @@
 //! wharf
 
 pub mod os;
+pub mod server;
