@@ -33,7 +33,7 @@ const HEAD: usize = 9;
 const HEADERS: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-/// How much is read from the stream at a time.
+/// How much there is room for in a read of the stream, at least.
 const CHUNK: usize = 4_096;
 
 /// A stream whose reader finds no `%` and no `/` in any `:authority`; writes pass through.
@@ -59,8 +59,10 @@ struct Inbox {
     octets: Vec<u8>,
     /// `octets[..given]` have been handed out.
     given: usize,
-    /// `octets[given..ready]` may be handed out; the rest waits for the end of its frame.
+    /// `octets[given..ready]` may be handed out.
     ready: usize,
+    /// `octets[ready..filled]` wait for the end of their frame; what lies behind is free.
+    filled: usize,
     /// So many octets from `ready` on need no look: the rest of a frame.
     pass: usize,
     expected: Expected,
@@ -80,10 +82,10 @@ impl Inbox {
     /// Releases all that may be handed out, mended.
     fn scan(&mut self) {
         loop {
-            let passing = self.pass.min(self.octets.len() - self.ready);
+            let passing = self.pass.min(self.filled - self.ready);
             self.pass -= passing;
             self.ready += passing;
-            let held = &mut self.octets[self.ready..];
+            let held = &mut self.octets[self.ready..self.filled];
             match self.expected {
                 Expected::Preface if held.len() < PREFACE.len() && PREFACE.starts_with(held) => return,
                 Expected::Preface if held.starts_with(PREFACE) => {
@@ -96,32 +98,33 @@ impl Inbox {
                     None => return,
                 },
                 Expected::Anything => {
-                    self.ready = self.octets.len();
+                    self.ready = self.filled;
                     return;
                 }
             }
         }
     }
 
-    /// Forgets what has been handed out and appends what one read of the stream yields; at its end,
+    /// Forgets what has been handed out and takes in what one read of the stream yields; at its end,
     /// what was held back goes out as it is. Returns whether that was the end.
     fn fill<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
-        self.octets.drain(..self.given);
+        self.octets.copy_within(self.given..self.filled, 0);
+        self.filled -= self.given;
         self.ready -= self.given;
         self.given = 0;
-        let held = self.octets.len();
-        self.octets.resize(held + CHUNK, 0);
-        let mut free = ReadBuf::new(&mut self.octets[held..]);
-        let polled = Pin::new(stream).poll_read(context, &mut free);
+        if self.octets.len() < self.filled + CHUNK {
+            self.octets.resize(self.filled + CHUNK, 0);
+        }
+        let mut free = ReadBuf::new(&mut self.octets[self.filled..]);
+        ready!(Pin::new(stream).poll_read(context, &mut free))?;
         let read = free.filled().len();
-        self.octets.truncate(held + read);
-        ready!(polled)?;
+        self.filled += read;
         if read == 0 {
-            self.ready = held;
+            self.ready = self.filled;
         } else {
             self.scan();
         }
@@ -238,6 +241,7 @@ mod tests {
         let mut inbox = Inbox::default();
         for piece in pieces {
             inbox.octets.extend_from_slice(piece);
+            inbox.filled += piece.len();
             inbox.scan();
         }
         let held = inbox.octets.split_off(inbox.ready);

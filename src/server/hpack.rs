@@ -269,6 +269,14 @@ mod tests {
     }
 
     #[test]
+    fn bits_that_are_no_whole_code_stay() {
+        // `0`, `-` and five bits: with a one behind them they would be a `%`.
+        let mut coded = [0b0000_0010, 0b1100_1010];
+        mend_huffman(&mut coded);
+        assert_eq!(coded, [0b0000_0010, 0b1100_1010]);
+    }
+
+    #[test]
     fn what_follows_a_long_code_is_left_to_h2() {
         let mut coded = huffman(b"/\\/");
         mend_huffman(&mut coded);
