@@ -317,21 +317,23 @@ mod tests {
 
     #[tokio::test]
     async fn drivers_that_start_at_once_are_kept_apart() {
+        const DRIVERS: usize = 8;
         let directory = tempfile::tempdir().unwrap();
         let endpoint = endpoint(&directory);
-        drop(listen(&endpoint).unwrap());
         let runtime = tokio::runtime::Handle::current();
-        let started: Vec<_> = (0..16)
-            .map(|_| {
-                let (endpoint, runtime) = (endpoint.clone(), runtime.clone());
-                thread::spawn(move || {
-                    let _inside = runtime.enter();
-                    listen(&endpoint)
-                })
-            })
-            .collect();
-        let listeners: Vec<_> = started.into_iter().filter_map(|t| t.join().unwrap().ok()).collect();
-        assert_eq!(listeners.len(), 1);
-        UnixStream::connect(endpoint.path()).await.unwrap();
+        for _ in 0..100 {
+            let gate = std::sync::Barrier::new(DRIVERS);
+            let start = || {
+                let _inside = runtime.enter();
+                gate.wait();
+                listen(&endpoint).ok()
+            };
+            let listeners: Vec<_> = thread::scope(|scope| {
+                let started: Vec<_> = (0..DRIVERS).map(|_| scope.spawn(start)).collect();
+                started.into_iter().filter_map(|driver| driver.join().unwrap()).collect()
+            });
+            assert_eq!(listeners.len(), 1);
+            UnixStream::connect(endpoint.path()).await.unwrap();
+        }
     }
 }
