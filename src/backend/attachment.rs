@@ -157,12 +157,12 @@ pub fn key_of(mount: &Mount, homes: &[&Path]) -> Result<Option<Key>> {
             .and_then(|stat| loopdev::number_of(stat.rdev)),
     };
     let Some(number) = number else { return Ok(None) };
-    let mut path = loopdev::backing_path(number).doing(doing)?;
+    let mut backing = loopdev::backing_path(number).doing(doing)?;
     // A stacked loop: look at the one below.
-    if let Some(base) = path.as_deref().and_then(loop_number) {
-        path = loopdev::backing_path(base).doing(doing)?;
+    if let Some(base) = backing.as_ref().and_then(|backing| loop_number(&backing.path)) {
+        backing = loopdev::backing_path(base).doing(doing)?;
     }
-    Ok(path.and_then(|path| key_of_image(&path, homes)))
+    Ok(backing.and_then(|backing| key_of_image(&backing.path, homes)))
 }
 
 fn loop_number(path: &Path) -> Option<u32> {

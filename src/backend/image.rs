@@ -16,12 +16,7 @@ use crate::{
     store::{Draft, Pool},
     volume::{Provisioning, VolumeRecord},
 };
-use std::{
-    fs::File,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs::File, path::Path, time::Duration};
 use uuid::Uuid;
 
 /// A filesystem may leave the tail of its device unused: mke2fs and growfs drop a last group that is
@@ -166,7 +161,7 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
         Filesystem::Xfs => &[("nouuid", None)],
     };
     let detached =
-        mount::mount_detached(&loopdev::node(held.number), name(filesystem), options).doing(doing)?;
+        mount::mount_detached(&held.path(), name(filesystem), options).doing(doing)?;
     failpoint!("image.mounted-detached");
     let result = work(&detached.root);
     drop(detached);
@@ -178,12 +173,8 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
 
 /// AUTOCLEAR acts when the last user lets go, which may be a moment after our close.
 fn wait_until_free(image: &Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while loopdev::in_use(image).doing(|| format!("looking at {}", image.display()))? {
-        if Instant::now() > deadline {
-            return Err(Error::Busy(format!("{} is still attached to a loop device; try again", image.display())));
-        }
-        thread::sleep(Duration::from_millis(2));
+    if loopdev::wait_unused(image, Duration::from_secs(5)).doing(|| format!("looking at {}", image.display()))? {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Busy(format!("{} is still attached to a loop device; try again", image.display())))
 }

@@ -17,6 +17,7 @@ pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
 pub mod reflink;
+pub mod socket;
 pub mod space;
 pub mod tree;
 

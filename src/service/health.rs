@@ -326,7 +326,7 @@ fn is_read_only_by_error(place: &Path) -> Result<bool> {
 
 fn loop_health(number: u32, place: &Path, found: &mut impl FnMut(Severity, &'static str, String)) -> Result<()> {
     let doing = || format!("looking at loop device {number}");
-    if loopdev::backing_is_deleted(number).doing(doing)? {
+    if loopdev::backing_path(number).doing(doing)?.is_some_and(|backing| backing.deleted) {
         let message = format!("the image behind {} was deleted: its data ends with the mount", place.display());
         found(Severity::DataLoss, "ImageDeleted", message);
     }

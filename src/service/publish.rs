@@ -219,7 +219,7 @@ fn publish_device(
     if read_only && !base_is_read_only {
         publish_stacked(number, target).doing(doing)?;
     } else {
-        mount::bind(&loopdev::node(number), target, DEVICE).doing(doing)?;
+        mount::bind(&base.path(), target, DEVICE).doing(doing)?;
         failpoint!("publish.device-bound");
     }
     match located.compare(target)? {
@@ -233,7 +233,7 @@ fn publish_device(
 fn publish_stacked(base: u32, target: &Path) -> crate::os::Result<()> {
     let held = loopdev::attach_read_only_on(base)?;
     failpoint!("publish.stacked-attached");
-    mount::bind(&loopdev::node(held.number), target, DEVICE)?;
+    mount::bind(&held.path(), target, DEVICE)?;
     failpoint!("publish.stacked-bound");
     loopdev::set_autoclear(&held, false)?;
     failpoint!("publish.stacked-kept");

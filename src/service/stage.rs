@@ -186,9 +186,11 @@ fn stage_image(
     }
     let held = attachment::attach(&path)?;
     failpoint!("stage.attached");
+    // A loop that was found may be one of somebody else's making: under a mount it ends with the mount.
+    loopdev::set_autoclear(&held, true).doing(|| format!("attaching volume {}", record.key))?;
     warn_without_direct_io(&held, record);
     let doing = || format!("mounting volume {} at {}", record.key, staging.display());
-    mount::mount(&loopdev::node(held.number), staging, image::name(filesystem), attributes, &options.data(filesystem))
+    mount::mount(&held.path(), staging, image::name(filesystem), attributes, &options.data(filesystem))
         .doing(doing)?;
     failpoint!("stage.mounted");
     drop(held);
@@ -302,7 +304,7 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     failpoint!("stage.device-writability-set");
     ensure_file(&place)?;
     failpoint!("stage.device-place-made");
-    mount::bind(&loopdev::node(held.number), &place, DEVICE).doing(doing)?;
+    mount::bind(&held.path(), &place, DEVICE).doing(doing)?;
     failpoint!("stage.device-bound");
     loopdev::set_autoclear(&held, false).doing(doing)?;
     failpoint!("stage.device-kept");
