@@ -17,13 +17,13 @@ const BLOCKING_THREADS: usize = 64;
 /// Serves until SIGTERM or SIGINT. An error is one sentence that says what to change.
 pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     check_pools(&arguments.pools)?;
-    os::loopdev::ignore_lease_signals().map_err(|error| chain(&error))?;
+    os::loopdev::ignore_lease_signals();
     let node_id = match &arguments.node_id {
         Some(node_id) if !node_id.is_empty() && node_id.len() <= 192 => node_id.clone(),
         Some(_) => return Err("--node-id must have 1 to 192 bytes".into()),
         None => os::host::name().map_err(|error| chain(&error))?,
     };
-    let endpoint: Endpoint = arguments.endpoint.parse().map_err(|error: server::socket::BadEndpoint| chain(&error))?;
+    let endpoint: Endpoint = arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
     let service =
         Service::new(&arguments.pools, &node_id, arguments.max_volumes).map_err(|error| error.chain())?;
     let runtime = runtime::Builder::new_multi_thread()

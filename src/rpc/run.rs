@@ -61,7 +61,7 @@ pub async fn run<Q, C, O, R>(
 ) -> Result<Response<R>, Status>
 where
     Q: Subject,
-    C: TryFrom<Q, Error = Error>,
+    C: TryFrom<Q, Error = Error> + Send + 'static,
     O: 'static,
     R: From<O> + Clone + Send + Sync + 'static,
 {
@@ -73,7 +73,7 @@ where
     let outcome = match C::try_from(request) {
         Ok(command) => {
             let receiver = runner.start(method, join, move |service| work(service, command).map(R::from));
-            wait(receiver, deadline).await
+            wait::<R>(receiver, deadline).await
         }
         Err(error) => Some(Arc::new(Err(error))),
     };

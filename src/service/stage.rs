@@ -21,7 +21,7 @@ use crate::{
         mount::{self, Attributes},
         mountinfo::{self, Mount},
     },
-    store::{Kind, Pool},
+    store::Kind,
     volume::{Access, Capability, Key, Provisioning, VolumeId, VolumeRecord, capability::MountOptions},
 };
 use std::path::Path;
@@ -182,7 +182,7 @@ fn stage_image(
     let path = pool.image(Kind::Volume, record.key);
     match attachment::loop_of(&path)? {
         Some(number) => refuse_second_place(record, number, staging)?,
-        None => prepare_detached(pool, record, &path, filesystem)?,
+        None => prepare_detached(record, &path, filesystem)?,
     }
     let held = attachment::attach(&path)?;
     failpoint!("stage.attached");
@@ -202,7 +202,7 @@ fn stage_image(
 
 /// What a detached image needs before it is handed out: its own filesystem, room for every write,
 /// the size that an expansion promised.
-fn prepare_detached(pool: &Pool, record: &VolumeRecord, path: &Path, filesystem: Filesystem) -> Result<()> {
+fn prepare_detached(record: &VolumeRecord, path: &Path, filesystem: Filesystem) -> Result<()> {
     image::check_content(path, filesystem, record)?;
     own_blocks_again(record, path);
     image::grow(path, filesystem, record)
