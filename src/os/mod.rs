@@ -17,6 +17,8 @@ pub mod mount;
 pub mod mountinfo;
 pub mod reflink;
 pub mod space;
+#[cfg(test)]
+pub mod testing;
 pub mod tree;
 
 pub use error::{At, Error, Result};
