@@ -127,8 +127,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let directory = parent_of(path)?;
     let op = "replace";
-    let mut temporary =
-        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at(op, path)?;
+    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at(op, path)?;
     temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all()).at(op, path)?;
     temporary.persist(path).map_err(|e| e.error).at(op, path)?;
     sync(directory)
@@ -169,8 +168,7 @@ pub fn allocate(file: &File, size: u64) -> Result<()> {
     if size == 0 {
         return Ok(());
     }
-    let outcome =
-        rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size));
+    let outcome = rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size));
     if let Err(error) = outcome {
         // ext4 and XFS keep what they got, ext4 with a larger size, XFS beyond the end: a truncation
         // to the old size frees both.
