@@ -7,6 +7,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -66,7 +67,16 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         let mount = self.mount.as_os_str();
-        let mut clean = !self.mounted || attempt("umount", [mount]).is_ok();
+        // Another test's child process may hold our open files for the moment between fork and exec.
+        let unmounted = || {
+            (0..50).any(|_| {
+                attempt("umount", [mount]).is_ok() || {
+                    std::thread::sleep(Duration::from_millis(100));
+                    false
+                }
+            })
+        };
+        let mut clean = !self.mounted || unmounted();
         if let Some(device) = &self.device {
             clean &= attempt("losetup", [OsStr::new("--detach"), device.as_ref()]).is_ok();
         }
