@@ -49,6 +49,8 @@ impl Pool {
         run(program, options.iter().map(OsStr::new).chain([image.as_os_str()]));
         pool.device = Some(run("losetup", [OsStr::new("--find"), OsStr::new("--show"), image.as_os_str()]));
         let device = pool.device.clone().unwrap();
+        // A loop that was made read-only (BLKROSET) is still so for the next who gets its number.
+        run("blockdev", ["--setrw", &device]);
         run("mount", ["-t".as_ref(), fstype.as_ref(), device.as_ref(), pool.mount.as_os_str()]);
         pool.mounted = true;
         if kind == Kind::BtrfsQuota {
