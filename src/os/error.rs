@@ -37,6 +37,9 @@ pub enum Error {
         /// The deadline that passed.
         limit: Duration,
     },
+    /// The caller's progress function said stop.
+    #[error("{0} was cancelled")]
+    Cancelled(&'static str),
     /// The call succeeded but its postcondition does not hold, or the object is not what it must be.
     #[error("{0}")]
     Unexpected(String),

@@ -19,6 +19,8 @@ pub mod mountinfo;
 pub mod reflink;
 pub mod socket;
 pub mod space;
+#[cfg(test)]
+pub mod testing;
 pub mod tree;
 
 pub use error::{At, Error, Result};

@@ -1,25 +1,345 @@
 //! Sharing blocks between files, and copying where that is impossible.
 
-use super::Result;
-use std::{fs::File, path::Path};
+use super::{At, Error, Result, file::shown};
+use linux_raw_sys::ioctl::{
+    FIEMAP_EXTENT_DATA_INLINE, FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FIEMAP_FLAG_SYNC, FS_IOC_FIEMAP,
+};
+use rustix::{
+    fs::{SeekFrom, ftruncate, ioctl_ficlone, seek},
+    io::Errno,
+    ioctl::{Updater, ioctl},
+};
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
+
+/// The most that is copied between two calls of `progress`.
+const PIECE: u64 = 8 << 20;
+/// The buffer where the kernel cannot copy by itself.
+const BUFFER: usize = 1 << 20;
 
 /// Makes `to` share all blocks of `from` (FICLONE).
 pub fn clone_file(from: &File, to: &File) -> Result<()> {
-    todo!("{from:?} {to:?}")
+    ioctl_ficlone(to, from).at(format!("share the blocks of {:?} with", shown(from)), shown(to))
 }
 
-/// Whether files in this directory can share blocks: tried with two temporary files.
+/// Whether files in this directory can share blocks: tried with two temporary files, which have no
+/// name (O_TMPFILE) and so vanish with this process at the latest.
 pub fn supported(directory: &Path) -> Result<bool> {
-    todo!("{directory:?}")
+    let op = "try to share blocks in";
+    let from = tempfile::tempfile_in(directory).at(op, directory)?;
+    let to = tempfile::tempfile_in(directory).at(op, directory)?;
+    // XFS takes the clone of an empty file even where it cannot share.
+    from.write_all_at(&[1; 4096], 0).at(op, directory)?;
+    match ioctl_ficlone(&to, &from) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL) => Ok(false),
+        Err(e) => Err(e).at(op, directory),
+    }
 }
 
-/// Copies data and keeps holes (SEEK_DATA, SEEK_HOLE); `progress` gets the bytes done so far and says whether to go on.
+/// Copies data and keeps holes (SEEK_DATA, SEEK_HOLE); `to` ends as large as `from` was at the start.
+///
+/// `to` must read as zeroes before (new, or allocated and never written): holes of `from` are skipped,
+/// not written. `progress` gets the bytes of data copied so far, after at most 8 MiB each time, and says
+/// whether to go on; if not, the outcome is [`Error::Cancelled`] and `to` is incomplete. Where the
+/// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-    let _ = progress;
-    todo!("{from:?} {to:?}")
+    let size = from.metadata().at("look at", shown(from))?.len();
+    let mut copy = Copy { from, to, in_kernel: true, buffer: Vec::new(), done: 0 };
+    let mut position = 0;
+    while let Some((start, end)) = data_after(from, position, size)? {
+        position = start;
+        while position < end {
+            let copied = copy.piece(position, (end - position).min(PIECE))?;
+            if !progress(copy.done) {
+                return Err(Error::Cancelled("the copy"));
+            }
+            if copied == 0 {
+                // Somebody cut the file short meanwhile: what is gone reads as zeroes.
+                return ftruncate(to, size).at("set the size of", shown(to));
+            }
+            position += copied;
+        }
+    }
+    ftruncate(to, size).at("set the size of", shown(to))
 }
 
-/// Bytes of the file in extents that no other file shares (FIEMAP without the shared flag), unwritten ones included.
+/// Bytes of the file in extents that no other file shares (FIEMAP without the shared flag), unwritten
+/// ones included, those beyond its end (XFS preallocates there) not. What the file has in memory only
+/// is written first.
 pub fn exclusive_bytes(file: &File) -> Result<u64> {
-    todo!("{file:?}")
+    let op = "map the extents of";
+    let size = file.metadata().at(op, shown(file))?.len();
+    let mut map = Fiemap::default();
+    let (mut bytes, mut start, mut flags) = (0_u64, 0_u64, FIEMAP_FLAG_SYNC);
+    loop {
+        (map.start, map.length, map.flags) = (start, u64::MAX - start, flags);
+        (map.mapped, map.count) = (0, EXTENTS);
+        // SAFETY: FS_IOC_FIEMAP reads the 32 bytes of the header and writes it and at most `count`
+        // extents, for which the array behind it has room.
+        unsafe { ioctl(file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) }.at(op, shown(file))?;
+        // Once is enough: what is written meanwhile is as good as written afterwards.
+        flags = 0;
+        let mapped = map.extents.get(..map.mapped as usize).unwrap_or(&map.extents);
+        for extent in mapped {
+            if extent.flags & (FIEMAP_EXTENT_SHARED | FIEMAP_EXTENT_DATA_INLINE) == 0 {
+                bytes += extent.length.min(size.saturating_sub(extent.logical));
+            }
+        }
+        match mapped.last() {
+            Some(last) if last.flags & FIEMAP_EXTENT_LAST == 0 => {
+                start = last.logical.saturating_add(last.length);
+            }
+            _ => return Ok(bytes),
+        }
+    }
+}
+
+/// A copy under way.
+struct Copy<'a> {
+    from: &'a File,
+    to: &'a File,
+    /// copy_file_range(2) has not refused yet.
+    in_kernel: bool,
+    buffer: Vec<u8>,
+    done: u64,
+}
+
+impl Copy<'_> {
+    /// Copies up to `length` bytes; 0 only at the end of the file.
+    fn piece(&mut self, position: u64, length: u64) -> Result<u64> {
+        let copied = if self.in_kernel { self.by_kernel(position, length)? } else { None };
+        let copied = match copied {
+            Some(copied) => copied,
+            None => self.by_buffer(position, length)?,
+        };
+        self.done += copied;
+        Ok(copied)
+    }
+
+    /// `None`: the kernel cannot do it between these two files.
+    fn by_kernel(&mut self, position: u64, length: u64) -> Result<Option<u64>> {
+        let (mut here, mut there) = (position, position);
+        let length = usize::try_from(length).unwrap_or(BUFFER);
+        let outcome = rustix::io::retry_on_intr(|| {
+            rustix::fs::copy_file_range(self.from, Some(&mut here), self.to, Some(&mut there), length)
+        });
+        match outcome {
+            // Some filesystems say 0 when they mean "cannot": the buffer finds out.
+            Ok(0)
+            | Err(
+                Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::TXTBSY,
+            ) => {
+                self.in_kernel = false;
+                Ok(None)
+            }
+            Ok(copied) => Ok(Some(copied as u64)),
+            Err(e) => Err(e).at(format!("copy {:?} to", shown(self.from)), shown(self.to)),
+        }
+    }
+
+    fn by_buffer(&mut self, position: u64, length: u64) -> Result<u64> {
+        self.buffer.resize(usize::try_from(length).unwrap_or(BUFFER).min(BUFFER), 0);
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.from, &mut self.buffer[..], position))
+            .at("read", shown(self.from))?;
+        let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
+        self.to.write_all_at(bytes, position).at("write", shown(self.to))?;
+        Ok(bytes.len() as u64)
+    }
+}
+
+/// The first stretch of data at or after `position`, cut off at `size`.
+fn data_after(file: &File, position: u64, size: u64) -> Result<Option<(u64, u64)>> {
+    let op = "look for data in";
+    if position >= size {
+        return Ok(None);
+    }
+    let start = match seek(file, SeekFrom::Data(position)) {
+        Ok(start) => start,
+        // No data after this.
+        Err(Errno::NXIO) => return Ok(None),
+        Err(e) => return Err(e).at(op, shown(file)),
+    };
+    let end = match seek(file, SeekFrom::Hole(start)) {
+        Ok(end) => end.min(size),
+        Err(Errno::NXIO) => size,
+        Err(e) => return Err(e).at(op, shown(file)),
+    };
+    // Both at once change under a writer; an empty stretch would be looked at for ever.
+    Ok((start < size).then_some((start, end.max(start + 1))))
+}
+
+/// How many extents one call gives.
+const EXTENTS: u32 = 256;
+
+/// `struct fiemap` of `linux/fiemap.h` with room for extents.
+#[repr(C)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS as usize],
+}
+
+/// `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+impl Default for Fiemap {
+    fn default() -> Self {
+        let extents = [Extent::default(); EXTENTS as usize];
+        Self { start: 0, length: 0, flags: 0, mapped: 0, count: EXTENTS, reserved: 0, extents }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::{
+        super::{
+            btrfs,
+            file::{allocate, create_new, list, stat_file},
+            testing::{Kind, MIB, Pool},
+        },
+        *,
+    };
+    use std::fs;
+
+    /// 1 MiB of data at 0 and at 20 MiB, hole between and up to 40 MiB.
+    fn sparse(path: &Path) -> File {
+        let file = create_new(path).unwrap();
+        file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
+        file.write_all_at(&vec![2; 1 << 20], 20 * MIB).unwrap();
+        file.set_len(40 * MIB).unwrap();
+        file
+    }
+
+    #[test]
+    fn sharing_works_where_it_is_said_to_and_leaves_nothing() {
+        for (kind, expected) in [(Kind::Btrfs, true), (Kind::Xfs, true), (Kind::Ext4, false)] {
+            let pool = Pool::new(kind, 320 * MIB);
+            let before = list(pool.path()).unwrap();
+            assert_eq!(supported(pool.path()).unwrap(), expected, "{kind:?}");
+            assert_eq!(list(pool.path()).unwrap(), before);
+            let (from, to) = (sparse(&pool.path().join("a")), create_new(&pool.path().join("b")).unwrap());
+            assert_eq!(clone_file(&from, &to).is_ok(), expected);
+            if expected {
+                assert_eq!(
+                    fs::read(pool.path().join("a")).unwrap(),
+                    fs::read(pool.path().join("b")).unwrap()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_is_equal_and_as_sparse() {
+        let pool = Pool::new(Kind::Ext4, 128 * MIB);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let from = sparse(&pool.path().join("from"));
+        for directory in [pool.path(), elsewhere.path()] {
+            let path = directory.join("to");
+            let to = create_new(&path).unwrap();
+            let mut steps = Vec::new();
+            copy_sparse(&from, &to, &mut |bytes| {
+                steps.push(bytes);
+                true
+            })
+            .unwrap();
+            assert!(fs::read(&path).unwrap() == fs::read(pool.path().join("from")).unwrap());
+            let copied = stat_file(&to).unwrap();
+            assert!(copied.size == 40 * MIB && copied.allocated <= 3 * MIB, "{copied:?}");
+            assert_eq!(steps.last(), Some(&(2 * MIB)));
+            assert!(steps.is_sorted());
+        }
+    }
+
+    #[test]
+    fn both_ways_of_copying_agree() {
+        let home = tempfile::tempdir().unwrap();
+        let from = create_new(&home.path().join("from")).unwrap();
+        let bytes: Vec<u8> = (0..3_000_001_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        from.write_all_at(&bytes, 0).unwrap();
+        for in_kernel in [true, false] {
+            let path = home.path().join(format!("{in_kernel}"));
+            let to = create_new(&path).unwrap();
+            let mut copy = Copy { from: &from, to: &to, in_kernel, buffer: Vec::new(), done: 0 };
+            let mut at = 0;
+            loop {
+                match copy.piece(at, 700_000).unwrap() {
+                    0 => break,
+                    n => at += n,
+                }
+            }
+            assert!(fs::read(&path).unwrap() == bytes, "in kernel: {in_kernel}");
+            assert_eq!(copy.done, bytes.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_copy_can_be_cancelled_and_goes_in_pieces() {
+        let home = tempfile::tempdir().unwrap();
+        let (from, to) =
+            (create_new(&home.path().join("a")).unwrap(), create_new(&home.path().join("b")).unwrap());
+        from.write_all_at(&vec![1; 20 << 20], 0).unwrap();
+        let mut seen = Vec::new();
+        let outcome = copy_sparse(&from, &to, &mut |bytes| {
+            seen.push(bytes);
+            bytes < 9 * MIB
+        });
+        assert!(matches!(outcome, Err(Error::Cancelled(_))), "{outcome:?}");
+        assert!(seen[0] <= 8 * MIB && *seen.last().unwrap() <= 16 * MIB, "{seen:?}");
+        // Empty and all hole are copies too, and a larger target becomes as small.
+        from.set_len(0).unwrap();
+        from.set_len(MIB).unwrap();
+        copy_sparse(&from, &to, &mut |_| true).unwrap();
+        assert_eq!(stat_file(&to).unwrap().size, MIB);
+    }
+
+    #[test]
+    fn exclusive_bytes_are_those_of_nobody_else() {
+        for kind in [Kind::Btrfs, Kind::Xfs] {
+            let pool = Pool::new(kind, 320 * MIB);
+            let (a, b) =
+                (create_new(&pool.path().join("a")).unwrap(), create_new(&pool.path().join("b")).unwrap());
+            a.write_all_at(&vec![1; 8 << 20], 0).unwrap();
+            assert_eq!(exclusive_bytes(&a).unwrap(), 8 * MIB, "{kind:?}: not yet written back");
+            clone_file(&a, &b).unwrap();
+            assert_eq!(exclusive_bytes(&a).unwrap(), 0, "{kind:?}");
+            b.write_all_at(&vec![2; 1 << 20], 4 * MIB).unwrap();
+            assert_eq!(exclusive_bytes(&b).unwrap(), MIB, "{kind:?}");
+            let thick = create_new(&pool.path().join("thick")).unwrap();
+            allocate(&thick, 16 * MIB).unwrap();
+            assert_eq!(exclusive_bytes(&thick).unwrap(), 16 * MIB, "{kind:?}: unwritten");
+            // More extents than one call gives.
+            let many = create_new(&pool.path().join("many")).unwrap();
+            many.set_len(8192 * 1000).unwrap(); // within the file XFS does not preallocate
+            for n in 0..1000 {
+                many.write_all_at(&[3; 4096], n * 8192).unwrap();
+            }
+            assert_eq!(exclusive_bytes(&many).unwrap(), 1000 * 4096, "{kind:?}");
+            assert_eq!(exclusive_bytes(&create_new(&pool.path().join("none")).unwrap()).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn a_subvolume_snapshot_shares_too() {
+        let pool = Pool::new(Kind::Btrfs, 256 * MIB);
+        btrfs::create_subvolume(pool.path(), "s".as_ref()).unwrap();
+        let file = create_new(&pool.path().join("s/image")).unwrap();
+        btrfs::set_nocow(&pool.path().join("s/image")).unwrap();
+        file.write_all_at(&vec![1; 8 << 20], 0).unwrap();
+        btrfs::snapshot(&pool.path().join("s"), pool.path(), "t".as_ref(), true).unwrap();
+        assert_eq!(exclusive_bytes(&file).unwrap(), 0);
+    }
 }

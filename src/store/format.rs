@@ -61,7 +61,7 @@ pub fn create(home: &Path) -> Result<Format> {
 fn refuse_foreign(home: &Path) -> Result<()> {
     let ours = |name: &std::ffi::OsStr| {
         DIRECTORIES.iter().chain(&[LOCK, "lost+found"]).any(|known| name == *known)
-            || name.to_string_lossy().starts_with(file::TEMPORARY)
+            || name.to_string_lossy() == format!("{FORMAT}{}", file::TEMPORARY)
     };
     let names = file::list(home).doing(|| format!("listing {}", home.display()))?;
     if let Some(foreign) = names.iter().find(|name| !ours(name)) {
