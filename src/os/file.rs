@@ -278,8 +278,19 @@ pub(super) fn open(path: &Path, flags: OFlags, op: &str) -> Result<File> {
     rustix::fs::open(path, flags, Mode::empty()).map(File::from).at(op, path)
 }
 
+/// An image on which somebody holds a lease for a moment ([`super::loopdev`]'s probe) refuses to be
+/// opened without waiting: the moment is waited for, not the 45 seconds that a blocking open may take.
 fn open_regular(path: &Path, flags: OFlags) -> Result<File> {
-    let file = open(path, flags, "open")?;
+    let mut attempts = 0;
+    let file = loop {
+        match open(path, flags, "open") {
+            Err(e) if e.errno() == Some(libc::EWOULDBLOCK) && attempts < 200 => {
+                attempts += 1;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            opened => break opened?,
+        }
+    };
     if stat_file(&file)?.is_file {
         Ok(file)
     } else {
