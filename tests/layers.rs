@@ -17,7 +17,7 @@ use std::{
 /// The modules of the crate from the ground up; a module uses its own rank and those before it.
 const RANKS: [&[&str]; 7] = [
     &["os"],
-    &["error"],
+    &["error", "failpoint"],
     &["volume", "store", "backend"],
     &["service"],
     &["rpc"],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// A word, `::`, or a single sign.
+/// A word, `::`, a plain string with its quotes, or a single sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub text: String,
@@ -17,13 +17,13 @@ pub struct Named {
     pub imported: bool,
 }
 
-/// The code that ships (`#[cfg(test)]` items left out), and the files that are tests alone.
+/// The code that ships, and the files that are tests alone.
 pub struct Shipped {
     pub tokens: Vec<Token>,
     pub test_modules: Vec<String>,
 }
 
-/// Splits into tokens; comments and the content of literals vanish.
+/// Splits into tokens; comments and other literals vanish.
 pub fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let mut found = Vec::new();
@@ -34,7 +34,10 @@ pub fn tokens(text: &str) -> Vec<Token> {
         at = match c {
             '/' if ahead(1) == '/' => end_of_line(&chars, at),
             '/' if ahead(1) == '*' => end_of_comment(&chars, at),
-            '"' => end_of_string(&chars, at + 1),
+            '"' => {
+                let end = end_of_string(&chars, at + 1);
+                push(&mut found, &chars[at..end.min(chars.len())].iter().collect::<String>(), line, end)
+            }
             'r' | 'b' | 'c' if raw_hashes(&chars, at).is_some() => end_of_raw(&chars, at),
             'b' | 'c' if ahead(1) == '"' => end_of_string(&chars, at + 2),
             '\'' if ahead(1) == '\\' => end_of_char(&chars, at + 3),
@@ -105,18 +108,24 @@ fn end_of_raw(chars: &[char], at: usize) -> usize {
     (open + 1..chars.len()).find(closes).map_or(chars.len(), |i| i + 1 + hashes)
 }
 
-/// Leaves out every item under `#[cfg(test)]`.
+/// Marks of items that no release build has.
+const NOT_SHIPPED: [&[&str]; 2] = [
+    &["#", "[", "cfg", "(", "test", ")", "]"],
+    &["#", "[", "cfg", "(", "feature", "=", "\"failpoints\"", ")", "]"],
+];
+
+/// Leaves out every item under `#[cfg(test)]` or `#[cfg(feature = "failpoints")]`.
 pub fn shipped(tokens: &[Token]) -> Shipped {
     let mut shipped = Shipped { tokens: Vec::new(), test_modules: Vec::new() };
     let mut at = 0;
     while at < tokens.len() {
-        if !texts(tokens, at, &["#", "[", "cfg", "(", "test", ")", "]"]) {
+        let Some(mark) = NOT_SHIPPED.iter().find(|mark| texts(tokens, at, mark)) else {
             shipped.tokens.push(tokens[at].clone());
             at += 1;
             continue;
-        }
-        let end = item_end(tokens, at + 7);
-        let item = &tokens[at + 7..end];
+        };
+        let end = item_end(tokens, at + mark.len());
+        let item = &tokens[at + mark.len()..end];
         if let Some(i) = item.iter().position(|t| t.text == "mod")
             && item.get(i + 2).is_some_and(|t| t.text == ";")
         {
