@@ -33,8 +33,9 @@ use std::{
 pub const BLOCK_SIZE: u32 = 4096;
 
 /// How long another's brief hold on an image or a loop is waited for. udev's probes open a device for
-/// milliseconds, and between fork(2) and execve(2) every child of ours still holds all our files.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// milliseconds, between fork(2) and execve(2) every child of ours still holds all our files, and a losetup(8)
+/// that lost the race for a number keeps that loop open for 0.2 s before it tries the next.
+const PATIENCE: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// An open loop device: AUTOCLEAR cannot strike while this lives.
@@ -131,7 +132,7 @@ pub fn clear(held: Held) -> Result<bool> {
 fn gone(held: Held, backing: Inode) -> Result<bool> {
     let number = held.number;
     drop(held);
-    let deadline = Instant::now() + PATIENCE * 20;
+    let deadline = Instant::now() + PATIENCE * 10;
     loop {
         match open(number)? {
             None if !node::exists(number) => return Ok(true),

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use super::{Attach, Held, clear, ensure_attached, find, open, stacked_on};
+use super::{Attach, Held, clear, ensure_attached, find, open, scan::find_named, set_autoclear, stacked_on};
 use crate::os::{
     command::{Tool, run},
     file::Inode,
@@ -68,8 +68,9 @@ impl Drop for Scratch {
         for image in self.images.lock().unwrap().drain(..) {
             if let Ok(Some(number)) = find(image) {
                 for number in stacked_on(number).unwrap_or_default().into_iter().chain([number]) {
+                    // Whoever else has it open now: it goes with the last close.
                     if let Ok(Some(held)) = open(number) {
-                        let _others_may_hold_it = clear(held);
+                        let _gone_already = set_autoclear(&held, true);
                     }
                 }
             }
@@ -111,4 +112,9 @@ pub(in crate::os) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Detaches the loop of an image that only other tests' searches and losetup(8) may have open besides.
+pub(in crate::os) fn detach(image: Inode) {
+    eventually("detached", || find_named(image, None).unwrap().is_none_or(|held| clear(held).unwrap()));
 }
