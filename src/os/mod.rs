@@ -11,6 +11,7 @@ pub mod command;
 pub mod error;
 pub mod file;
 pub mod format;
+mod ioctl;
 pub mod lock;
 pub mod loopdev;
 pub mod mount;
