@@ -89,8 +89,26 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        while mount::unmount(&self.0).is_ok() {}
+        // EBUSY: a child that a parallel test is starting still holds a file of ours.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while match mount::unmount(&self.0) {
+            Ok(()) => true,
+            Err(e) => e.errno() == Some(libc::EBUSY) && Instant::now() < deadline,
+        } {
+            thread::yield_now();
+        }
     }
+}
+
+/// Unmounts what is on top, which nothing of ours may keep busy for long.
+pub(in crate::os) fn unmounted(path: &Path) {
+    eventually("unmounted", || match mount::unmount(path) {
+        Ok(()) => true,
+        Err(e) => {
+            assert_eq!(e.errno(), Some(libc::EBUSY), "{e}");
+            false
+        }
+    });
 }
 
 pub(in crate::os) fn inode(path: &Path) -> Inode {
