@@ -405,6 +405,8 @@ mod tests {
         let error = mount_detached(&held.path(), "ext4", &[("nonsense", None)]).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EINVAL));
         assert!(error.to_string().contains("Unknown parameter 'nonsense'"), "{error}");
+        let error = mount_detached(&held.path(), "ext4", &[("errors", Some("nonsense"))]).unwrap_err();
+        assert!(error.to_string().contains("errors"), "{error}");
         let error = mount_detached(&scratch.path("absent"), "ext4", &[]).unwrap_err();
         assert!(error.is_not_found(), "{error}");
         let error = mount_detached(&held.path(), "nofs", &[]).unwrap_err();
