@@ -2,6 +2,7 @@
 
 use super::Pool;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, Once, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
@@ -89,9 +90,14 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
         drop(state);
         // Without a pool there is nothing left to do; with it, an error is one log line and a later try.
         if let Some(pool) = pool.upgrade() {
-            let result = pool.purge().and_then(|_| pool.refresh_promises(None));
-            if let Err(error) = result {
-                tracing::warn!(pool = pool.name(), error = error.chain(), "housekeeping failed, trying again later");
+            // A bug in one pass must not end all later ones.
+            let pass = AssertUnwindSafe(|| pool.purge().and_then(|_| pool.refresh_promises(None)));
+            match catch_unwind(pass) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(pool = pool.name(), error = error.chain(), "housekeeping failed, trying again later");
+                }
+                Err(_) => tracing::error!(pool = pool.name(), "housekeeping hit a bug, trying again later"),
             }
         }
         signal.state().working = false;

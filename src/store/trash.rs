@@ -3,7 +3,7 @@
 
 use super::{Kind, Pool};
 use crate::{
-    error::{Doing, Result},
+    error::{Doing, Error, Result},
     failpoint,
     os::{file, lock::Mode, tree},
     volume::Key,
@@ -21,13 +21,13 @@ impl Pool {
         file::rename_new(&place, &self.trash_place(kind, key)).doing(doing)?;
         failpoint!("trash.renamed");
         let parent = self.home().join(kind.directory());
-        self.durability().settle(&[&parent]).doing(doing)?;
-        failpoint!("trash.durable");
         if kind == Kind::Volume {
             self.ledger().remove(key);
         }
+        let durable = self.durability().settle(&[&parent]).doing(doing);
+        failpoint!("trash.durable");
         self.janitor().kick();
-        Ok(())
+        durable.map_err(Error::after_commit)
     }
 
     /// Moves an unfinished object out of tmp; absent is fine.

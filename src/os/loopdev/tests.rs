@@ -5,7 +5,10 @@ use super::{
     *,
 };
 use crate::os::mount::{self, Attributes};
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 use std::{
     collections::HashSet,
     fs::{self, OpenOptions},
@@ -76,7 +79,7 @@ fn numbers_and_device_numbers() {
     assert_eq!(number_of(device_number(70_000)), Some(70_000));
     assert_eq!(number_of(rustix::fs::makedev(8, 1)), None);
     assert!(open(1_000_000).unwrap().is_none());
-    assert!(!Path::new("/dev/loop1000000").exists(), "opening must not make anything");
+    assert!(!node::exists(1_000_000), "opening must not make a device");
 }
 
 #[test]
@@ -124,6 +127,9 @@ fn a_second_attach_finds_the_loop_of_the_first_and_nobody_waits_for_a_lease() {
     assert!(in_use(&image).unwrap());
     assert!(begin.elapsed() < Duration::from_secs(10), "a lease was left on the image");
     assert_eq!(loops_of(&image), [first.number]);
+    // What another process of wharf meets in the moment when no lease is held and no loop attached.
+    let lock = flock(File::open(&image).unwrap(), FlockOperation::NonBlockingLockExclusive);
+    assert_eq!(lock, Err(Errno::WOULDBLOCK), "the loop keeps the lock of the file it was given");
 }
 
 #[test]
