@@ -1,6 +1,8 @@
 //! A CSI client over a unix socket, for `wharf probe` and `wharf demo`.
 
-use super::csi::{controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient};
+use super::csi::{
+    controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient,
+};
 use std::path::Path;
 use tonic::transport::{Channel, Endpoint};
 
