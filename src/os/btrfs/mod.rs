@@ -6,7 +6,7 @@ mod nested;
 mod qgroup;
 
 pub use nested::nested_subvolumes;
-pub use qgroup::{Qgroup, qgroup, quota_consistent, quota_enabled, remove_qgroup, set_limit};
+pub use qgroup::{Qgroup, qgroup, quota_consistent, quota_enabled, remove_qgroup, set_limit, stray_qgroups};
 
 use super::{
     At, Error, Result,

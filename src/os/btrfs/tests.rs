@@ -188,3 +188,16 @@ fn copy_on_write_is_switched_off_only_while_empty() {
     create_dir(&pool.path().join("directory")).unwrap();
     set_nocow(&pool.path().join("directory")).unwrap();
 }
+
+#[test]
+fn a_qgroup_without_a_subvolume_is_a_stray() {
+    let pool = pool(Kind::BtrfsQuota);
+    subvolume(pool.path(), "living");
+    assert_eq!(stray_qgroups(pool.path()).unwrap(), [0; 0]);
+    run("btrfs", ["qgroup", "create", "0/4711", pool.path().to_str().unwrap()]);
+    assert_eq!(stray_qgroups(pool.path()).unwrap(), [4711]);
+    remove_qgroup(pool.path(), 4711).unwrap();
+    assert_eq!(stray_qgroups(pool.path()).unwrap(), [0; 0]);
+    let plain = self::pool(Kind::Btrfs);
+    assert_eq!(stray_qgroups(plain.path()).unwrap(), [0; 0]);
+}
