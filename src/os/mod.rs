@@ -12,6 +12,7 @@ pub mod error;
 pub mod file;
 pub mod format;
 pub mod host;
+mod ioctl;
 pub mod lock;
 pub mod loopdev;
 pub mod mount;

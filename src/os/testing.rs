@@ -24,49 +24,85 @@ pub enum Kind {
     Ext4,
 }
 
+impl Kind {
+    /// What mount(8) calls it.
+    pub fn fstype(self) -> &'static str {
+        match self {
+            Self::Btrfs | Self::BtrfsQuota => "btrfs",
+            Self::Xfs => "xfs",
+            Self::Ext4 => "ext4",
+        }
+    }
+}
+
 /// A mounted filesystem of its own. `losetup` and the kernel see to it that parallel tests never share a device.
 #[derive(Debug)]
 pub struct Pool {
+    // In this order they are dropped.
+    mounted: Mounted,
+    _image: TempDir,
+}
+
+impl Pool {
+    pub fn new(kind: Kind, size: u64) -> Self {
+        let directory = scratch();
+        let image = directory.path().join("image");
+        File::create(&image).unwrap().set_len(size).unwrap();
+        let (program, options): (_, &[&str]) = match kind {
+            Kind::Btrfs | Kind::BtrfsQuota => ("mkfs.btrfs", &["-q", "-m", "single"]),
+            Kind::Xfs => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
+            Kind::Ext4 => ("mkfs.ext4", &["-q", "-b", "4096"]),
+        };
+        run(program, options.iter().map(OsStr::new).chain([image.as_os_str()]));
+        let mounted = Mounted::new(&image, kind.fstype());
+        if kind == Kind::BtrfsQuota {
+            run("btrfs", ["quota".as_ref(), "enable".as_ref(), mounted.path().as_os_str()]);
+            run("btrfs", ["quota".as_ref(), "rescan".as_ref(), "-w".as_ref(), mounted.path().as_os_str()]);
+        }
+        Self { mounted, _image: directory }
+    }
+
+    /// The root of the filesystem.
+    pub fn path(&self) -> &Path {
+        self.mounted.path()
+    }
+}
+
+/// An image on a loop device, mounted in a directory of its own; all gone when dropped.
+#[derive(Debug)]
+pub struct Mounted {
     directory: Option<TempDir>,
     mount: PathBuf,
     device: Option<String>,
     mounted: bool,
 }
 
-impl Pool {
-    pub fn new(kind: Kind, size: u64) -> Self {
-        let directory = tempfile::Builder::new().prefix("wharf-test-").tempdir().unwrap();
-        let image = directory.path().join("image");
-        let mount = directory.path().join("mount");
-        File::create(&image).unwrap().set_len(size).unwrap();
-        std::fs::create_dir(&mount).unwrap();
-        let mut pool = Self { directory: Some(directory), mount, device: None, mounted: false };
-        let (program, options, fstype): (_, &[&str], _) = match kind {
-            Kind::Btrfs | Kind::BtrfsQuota => ("mkfs.btrfs", &["-q", "-m", "single"], "btrfs"),
-            Kind::Xfs => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"], "xfs"),
-            Kind::Ext4 => ("mkfs.ext4", &["-q", "-b", "4096"], "ext4"),
-        };
-        run(program, options.iter().map(OsStr::new).chain([image.as_os_str()]));
-        pool.device = Some(run("losetup", [OsStr::new("--find"), OsStr::new("--show"), image.as_os_str()]));
-        let device = pool.device.clone().unwrap();
+impl Mounted {
+    pub fn new(image: &Path, fstype: &str) -> Self {
+        let directory = scratch();
+        let mount = directory.path().to_owned();
+        let mut this = Self { directory: Some(directory), mount, device: None, mounted: false };
+        this.device = Some(run("losetup", [OsStr::new("--find"), OsStr::new("--show"), image.as_os_str()]));
+        let device = this.device.clone().unwrap();
         // A loop that was made read-only (BLKROSET) is still so for the next who gets its number.
         run("blockdev", ["--setrw", &device]);
-        run("mount", ["-t".as_ref(), fstype.as_ref(), device.as_ref(), pool.mount.as_os_str()]);
-        pool.mounted = true;
-        if kind == Kind::BtrfsQuota {
-            run("btrfs", ["quota".as_ref(), "enable".as_ref(), pool.mount.as_os_str()]);
-            run("btrfs", ["quota".as_ref(), "rescan".as_ref(), "-w".as_ref(), pool.mount.as_os_str()]);
-        }
-        pool
+        run("mount", ["-t".as_ref(), fstype.as_ref(), device.as_ref(), this.mount.as_os_str()]);
+        this.mounted = true;
+        this
     }
 
     /// The root of the filesystem.
     pub fn path(&self) -> &Path {
         &self.mount
     }
+
+    /// The loop device.
+    pub fn device(&self) -> &str {
+        self.device.as_deref().unwrap()
+    }
 }
 
-impl Drop for Pool {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let mount = self.mount.as_os_str();
         // Another test's child process may hold our open files for the moment between fork and exec.
@@ -88,6 +124,10 @@ impl Drop for Pool {
             eprintln!("left behind: {kept:?}; clean up with umount {mount:?}; losetup -d {:?}", self.device);
         }
     }
+}
+
+fn scratch() -> TempDir {
+    tempfile::Builder::new().prefix("wharf-test-").tempdir().unwrap()
 }
 
 /// A bind mount that is gone when dropped.

@@ -11,6 +11,7 @@ pub use qgroup::{Qgroup, qgroup, quota_consistent, quota_enabled, remove_qgroup,
 use super::{
     At, Error, Result,
     file::{self, shown},
+    ioctl,
 };
 use linux_raw_sys::{
     btrfs::{
@@ -27,7 +28,7 @@ use linux_raw_sys::{
 use rustix::{
     fs::{IFlags, OFlags, fstat, fstatfs},
     io::Errno,
-    ioctl::{NoArg, Opcode, Updater, ioctl},
+    ioctl::{NoArg, Opcode},
 };
 use std::{
     ffi::OsStr,
@@ -95,7 +96,7 @@ pub fn free_deleted(pool: &Path) -> Result<()> {
     const CALL: Opcode = linux_raw_sys::ioctl::BTRFS_IOC_SYNC;
     let directory = open_directory(pool)?;
     // SAFETY: the call takes no argument.
-    unsafe { ioctl(&directory, NoArg::<CALL>::new()) }.at("commit", pool)
+    unsafe { rustix::ioctl::ioctl(&directory, NoArg::<CALL>::new()) }.at("commit", pool)
 }
 
 /// Marks an empty file or directory as not copied on write (FS_NOCOW_FL), read back.
@@ -134,20 +135,20 @@ pub(super) fn destroy(parent: impl AsFd, name: &OsStr) -> Result<(), Errno> {
 pub(super) fn switch_read_only(subvolume: impl AsFd, read_only: bool) -> Result<bool, Errno> {
     const READ_ONLY: u64 = BTRFS_SUBVOL_RDONLY as u64;
     let mut flags = 0_u64;
-    value_call::<BTRFS_IOC_SUBVOL_GETFLAGS, _>(subvolume.as_fd(), &mut flags)?;
+    ioctl::update::<BTRFS_IOC_SUBVOL_GETFLAGS, _>(subvolume.as_fd(), &mut flags)?;
     if (flags & READ_ONLY != 0) == read_only {
         return Ok(true);
     }
     flags ^= READ_ONLY;
-    value_call::<BTRFS_IOC_SUBVOL_SETFLAGS, _>(subvolume.as_fd(), &mut flags)?;
-    value_call::<BTRFS_IOC_SUBVOL_GETFLAGS, _>(subvolume, &mut flags)?;
+    ioctl::update::<BTRFS_IOC_SUBVOL_SETFLAGS, _>(subvolume.as_fd(), &mut flags)?;
+    ioctl::update::<BTRFS_IOC_SUBVOL_GETFLAGS, _>(subvolume, &mut flags)?;
     Ok((flags & READ_ONLY != 0) == read_only)
 }
 
 /// BTRFS_IOC_INO_LOOKUP: where inode `objectid` of subvolume `tree` stands (0: of the open file's).
 fn lookup(file: impl AsFd, tree: u64, objectid: u64) -> Result<btrfs_ioctl_ino_lookup_args, Errno> {
     let mut found = btrfs_ioctl_ino_lookup_args { treeid: tree, objectid, name: [0; 4080] };
-    value_call::<BTRFS_IOC_INO_LOOKUP, _>(file, &mut found)?;
+    ioctl::update::<BTRFS_IOC_INO_LOOKUP, _>(file, &mut found)?;
     Ok(found)
 }
 
@@ -173,16 +174,7 @@ fn name_call<const CALL: Opcode>(
         __bindgen_anon_1: btrfs_ioctl_vol_args_v2__bindgen_ty_1 { unused: [0; 4] },
         __bindgen_anon_2: btrfs_ioctl_vol_args_v2__bindgen_ty_2 { name: text },
     };
-    value_call::<CALL, _>(directory, &mut arguments)
-}
-
-/// An ioctl whose argument is a pointer to one plain structure, the one that `CALL` was made of.
-fn value_call<const CALL: Opcode, T>(file: impl AsFd, value: &mut T) -> Result<(), Errno> {
-    // The size is part of the number: a wrong structure cannot be written beyond its end.
-    const { assert!(size_of::<T>() == (CALL as usize >> 16) & 0x3fff) };
-    // SAFETY: the kernel reads and writes exactly as many bytes as the number says, which is the
-    // size of `T` by the assertion above; all callers pass the plain-data structure of that call.
-    unsafe { ioctl(file, Updater::<CALL, T>::new(value)) }
+    ioctl::update::<CALL, _>(directory, &mut arguments)
 }
 
 fn open_directory(path: &Path) -> Result<File> {

@@ -1,7 +1,7 @@
 //! Which subvolumes lie below a subvolume.
 
-use super::{lookup, open_subvolume, root_id, value_call};
-use crate::os::{At, Result};
+use super::{lookup, open_subvolume, root_id};
+use crate::os::{At, Result, ioctl};
 use linux_raw_sys::{
     btrfs::{
         BTRFS_ROOT_BACKREF_KEY, BTRFS_ROOT_REF_KEY, BTRFS_ROOT_TREE_OBJECTID, btrfs_ioctl_search_args,
@@ -92,7 +92,7 @@ fn search(file: &File, object: u64, kind: u32) -> Result<Vec<Reference>, Errno> 
             },
             buf: [0; 3992],
         };
-        value_call::<BTRFS_IOC_TREE_SEARCH, _>(file, &mut arguments)?;
+        ioctl::update::<BTRFS_IOC_TREE_SEARCH, _>(file, &mut arguments)?;
         let before = found.len();
         parse(&arguments.buf.map(|c| c.to_ne_bytes()[0]), arguments.key.nr_items, &mut found);
         let last = found.get(before..).and_then(|new| new.last());

@@ -1,7 +1,7 @@
 //! Classic qgroups: limits by ioctl, figures by sysfs.
 
-use super::{nested::is_linked, open_directory, open_subvolume, root_id, value_call};
-use crate::os::{At, Error, Result, file};
+use super::{nested::is_linked, open_directory, open_subvolume, root_id};
+use crate::os::{At, Error, Result, file, ioctl};
 use linux_raw_sys::{
     btrfs::{
         BTRFS_FIRST_FREE_OBJECTID, BTRFS_QGROUP_LIMIT_MAX_RFER, btrfs_ioctl_fs_info_args,
@@ -59,7 +59,7 @@ pub fn set_limit(path: &Path, bytes: Option<u64>) -> Result<()> {
             rsv_excl: 0,
         },
     };
-    value_call::<BTRFS_IOC_QGROUP_LIMIT, _>(&subvolume, &mut arguments).at(op, path)?;
+    ioctl::update::<BTRFS_IOC_QGROUP_LIMIT, _>(&subvolume, &mut arguments).at(op, path)?;
     let now = figures(&sysfs(&subvolume, path)?, id)?.limit;
     if now == bytes {
         Ok(())
@@ -98,7 +98,7 @@ pub(in crate::os) fn drop_qgroup(directory: &File, subvolume: u64) -> Result<(),
         return Err(Errno::BUSY);
     }
     let mut arguments = btrfs_ioctl_qgroup_create_args { create: 0, qgroupid: subvolume };
-    match value_call::<BTRFS_IOC_QGROUP_CREATE, _>(directory, &mut arguments) {
+    match ioctl::update::<BTRFS_IOC_QGROUP_CREATE, _>(directory, &mut arguments) {
         // ENOTCONN: quotas are off.
         Ok(()) | Err(Errno::NOENT | Errno::NOTCONN | Errno::BUSY) => Ok(()),
         Err(e) => Err(e),
@@ -141,7 +141,7 @@ fn sysfs(directory: &File, path: &Path) -> Result<PathBuf> {
         metadata_uuid: [0; 16],
         reserved: [0; 944],
     };
-    value_call::<BTRFS_IOC_FS_INFO, _>(directory, &mut info).at("read the filesystem id of", path)?;
+    ioctl::update::<BTRFS_IOC_FS_INFO, _>(directory, &mut info).at("read the filesystem id of", path)?;
     Ok(format!("/sys/fs/btrfs/{}/qgroups", Uuid::from_bytes(info.fsid)).into())
 }
 

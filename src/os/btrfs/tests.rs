@@ -91,7 +91,7 @@ fn without_classic_quotas_there_are_no_figures() {
     // quota_ctl with BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA; the tools here are too old to know it.
     let mut arguments = linux_raw_sys::btrfs::btrfs_ioctl_quota_ctl_args { cmd: 4, status: 0 };
     let root = File::open(pool.path()).unwrap();
-    value_call::<{ linux_raw_sys::ioctl::BTRFS_IOC_QUOTA_CTL }, _>(&root, &mut arguments).unwrap();
+    ioctl::update::<{ linux_raw_sys::ioctl::BTRFS_IOC_QUOTA_CTL }, _>(&root, &mut arguments).unwrap();
     assert!(!quota_enabled(&source).unwrap());
     assert_eq!(qgroup(&source).unwrap(), None);
 }
