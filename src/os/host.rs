@@ -87,19 +87,19 @@ pub fn try_mount_api() -> Result<()> {
 }
 
 /// Whether files in this directory can be read and written past the page cache (O_DIRECT), tried with a
-/// file that has no name.
-pub fn direct_io(directory: &Path) -> Result<bool> {
+/// file that has no name; `None`: nothing can be written there now.
+pub fn direct_io(directory: &Path) -> Result<Option<bool>> {
     let open = |more: OFlags| {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | more;
         rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR).map(drop)
     };
-    match open(OFlags::DIRECT) {
-        Ok(()) => Ok(true),
-        Err(Errno::INVAL) => {
-            open(OFlags::empty()).at("make a temporary file in", directory)?;
-            Ok(false)
-        }
-        Err(e) => Err(e).at("make a temporary file in", directory),
+    let outcome = match open(OFlags::DIRECT) {
+        Err(Errno::INVAL) => open(OFlags::empty()).map(|()| false),
+        outcome => outcome.map(|()| true),
+    };
+    match outcome {
+        Err(Errno::NOSPC | Errno::DQUOT | Errno::ROFS) => Ok(None),
+        outcome => outcome.map(Some).at("make a temporary file in", directory),
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn direct_io_is_tried_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        direct_io(directory.path()).unwrap();
+        assert!(direct_io(directory.path()).unwrap().is_some());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         // A filesystem without files of its own.
         assert!(direct_io(Path::new("/proc")).is_err());
