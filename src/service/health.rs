@@ -203,7 +203,7 @@ fn pool_health(pool: &Pool) -> Result<(), (bool, &'static str, String)> {
 }
 
 /// What a look at the files tells. `node` stands in where the record cannot be read.
-pub(super) fn at_rest(pool: &Pool, key: Key, node: &NodeName) -> Result<(NodeName, Vec<Ailment>)> {
+pub fn at_rest(pool: &Pool, key: Key, node: &NodeName) -> Result<(NodeName, Vec<Ailment>)> {
     let record = match pool.volume(key) {
         Ok(Some(record)) => record,
         Ok(None) => return Ok((node.clone(), Vec::new())),

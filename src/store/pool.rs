@@ -283,7 +283,7 @@ impl Pool {
     }
 }
 
-fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
+pub(super) fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
     let refuse =
         |why: &str| Err(Error::Invalid(format!("pool {:?}: {} {why}", config.name, config.path.display())));
     if !config.path.is_absolute() {

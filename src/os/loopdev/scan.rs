@@ -43,6 +43,17 @@ pub fn stacked_on(base: u32) -> Result<Vec<u32>> {
     Ok(stacked)
 }
 
+/// Every attached loop, in order: its number and what it is attached to.
+pub fn all() -> Result<Vec<(u32, Status)>> {
+    let mut found = Vec::new();
+    examine(attached(None)?, |held, status| {
+        found.push((held.number, status));
+        true
+    })?;
+    found.sort_unstable_by_key(|(number, _)| *number);
+    Ok(found)
+}
+
 /// Shows each loop to `visit` until it says `false`. Loops may vanish and change meanwhile.
 fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Status) -> bool) -> Result<()> {
     let mut failure = None;
