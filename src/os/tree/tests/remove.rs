@@ -1,4 +1,4 @@
-use super::{super::remove, chain, open_files};
+use super::{super::remove, Stop, chain, open_files};
 use crate::os::{
     Error,
     testing::{Bind, Kind, MIB, Pool, run},
@@ -178,6 +178,7 @@ fn a_symlink_put_in_its_way_is_not_followed() {
     fs::write(at.join("outside/file"), b"precious").unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let _ = fs::create_dir_all(at.join("tree/swapped"));
@@ -193,7 +194,6 @@ fn a_symlink_put_in_its_way_is_not_followed() {
             let _ = remove(at, "tree".as_ref(), &mut |_| ());
             assert_eq!(fs::read(at.join("outside/file")).unwrap(), b"precious");
         }
-        stop.store(true, Ordering::Relaxed);
     });
     gone(at, "tree");
 }
