@@ -130,6 +130,12 @@ fn attributes_that_forbid_it_are_cleared() {
         fs::write(at.join("single"), b"x").unwrap();
         run("chattr", ["+i".as_ref(), at.join("single").as_os_str()]);
         gone(at, "single");
+        // What forbids it outside the tree is not the tree's: it stays.
+        fs::create_dir_all(at.join("kept/tree")).unwrap();
+        run("chattr", ["+i".as_ref(), at.join("kept").as_os_str()]);
+        let error = remove(&at.join("kept"), "tree".as_ref(), &mut |_| ()).unwrap_err();
+        run("chattr", ["-i".as_ref(), at.join("kept").as_os_str()]);
+        assert_eq!(error.errno(), Some(libc::EPERM), "{kind:?}");
     }
 }
 
