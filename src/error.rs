@@ -52,6 +52,14 @@ pub enum Error {
     Internal(String),
 }
 
+impl Error {
+    /// After the point of no return a failure is not final: the object may or may not survive a power
+    /// cut, and the same request again finds out.
+    pub fn after_commit(self) -> Self {
+        Self::Unavailable(format!("{}; the same request again finds out how it ended", self.chain()))
+    }
+}
+
 /// Shorthand of every layer above `os`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

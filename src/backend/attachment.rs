@@ -11,7 +11,11 @@ use crate::{
     store::{IMAGE, Kind, Pool},
     volume::{Key, Layout, VolumeRecord},
 };
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 /// Attaches an image, or finds the loop that has it. A short-lived reader (a look at the superblock, at
 /// its extents) is waited for.
@@ -144,7 +148,7 @@ pub fn status(number: u32) -> Result<Option<loopdev::Status>> {
 
 /// The volume that a mount belongs to, by the path of what backs it. A hint that is good enough to
 /// unmount by (also when the volume's files are gone), never to bind by.
-pub fn key_of(mount: &Mount, homes: &[&Path]) -> Result<Option<Key>> {
+pub fn key_of(mount: &Mount, homes: &[PathBuf]) -> Result<Option<Key>> {
     let doing = || format!("looking at {}", mount.point.display());
     if let Some(key) = directory::key_of_root(&mount.root) {
         return Ok(Some(key));
@@ -170,7 +174,7 @@ fn loop_number(path: &Path) -> Option<u32> {
 }
 
 /// `<home>/volumes/<key>/data/disk.img`
-fn key_of_image(path: &Path, homes: &[&Path]) -> Option<Key> {
+fn key_of_image(path: &Path, homes: &[PathBuf]) -> Option<Key> {
     if path.file_name()? != IMAGE {
         return None;
     }

@@ -85,7 +85,8 @@ pub fn copy(from: &Path, draft: &Draft<'_>, share: bool, progress: &mut dyn FnMu
     let open = |path: &Path| -> Result<File> { file::open_dir(path).doing(doing) };
     tree::copy(&open(from)?, &open(&draft.data())?, share, progress).doing(doing)?;
     failpoint!("directory.copied");
-    Ok(())
+    // Many files: one sync of the filesystem is cheaper than one of each.
+    file::sync_filesystem(&draft.data()).doing(doing)
 }
 
 /// Subvolumes that a pod made inside its directory escape the limit and no snapshot holds them.

@@ -10,7 +10,7 @@ use rustix::{
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -96,7 +96,7 @@ pub fn stat(path: &Path) -> Result<Option<Stat>> {
 
 /// fstat(2).
 pub fn stat_file(file: &File) -> Result<Stat> {
-    rustix::fs::fstat(file).map(Stat::from).at("look at", shown(file))
+    rustix::fs::fstat(file).map(Stat::from).map_err(on("look at", file))
 }
 
 /// Makes one directory with mode 0700; an existing one is an error (EEXIST).
@@ -208,7 +208,7 @@ pub fn allocate(file: &File, size: u64) -> Result<()> {
         // ext4 and XFS keep what they got, ext4 with a larger size, XFS beyond the end: a truncation
         // to the old size frees both.
         if size > before {
-            rustix::fs::ftruncate(file, before).at("undo the allocation of", shown(file))?;
+            rustix::fs::ftruncate(file, before).map_err(on("undo the allocation of", file))?;
         }
         return Err(error).at(format!("allocate {size} bytes for"), shown(file));
     }
@@ -218,12 +218,12 @@ pub fn allocate(file: &File, size: u64) -> Result<()> {
 /// Sets owner and permission bits of an open file or directory, only what is given.
 pub fn set_owner(file: &File, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
     if uid.is_some() || gid.is_some() {
-        std::os::unix::fs::fchown(file, uid, gid).at("change the owner of", shown(file))?;
+        std::os::unix::fs::fchown(file, uid, gid).map_err(on("change the owner of", file))?;
     }
     // After the owner: chown(2) takes set-id bits away.
     if let Some(mode) = mode {
         let mode = Mode::from_raw_mode(RawMode::from(mode));
-        rustix::fs::fchmod(file, mode).at("change the mode of", shown(file))?;
+        rustix::fs::fchmod(file, mode).map_err(on("change the mode of", file))?;
     }
     Ok(())
 }
@@ -276,6 +276,11 @@ pub(super) fn shown(file: impl AsFd) -> PathBuf {
     use std::os::fd::AsRawFd;
     let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     std::fs::read_link(&link).unwrap_or_else(|_| link.into())
+}
+
+/// Makes an error about an open file, whose name is looked up only then.
+pub(super) fn on<E: Into<io::Error>>(op: &str, file: impl AsFd) -> impl FnOnce(E) -> Error {
+    move |e| Error::Path { op: op.to_owned(), path: shown(file), source: e.into() }
 }
 
 /// Opens without following a symlink at the end and without waiting (fifo, lease).

@@ -186,7 +186,7 @@ mod tests {
     use crate::os::{
         loopdev::{
             self,
-            scratch::{MIB, Mounted, Scratch, attach, eventually, inode},
+            scratch::{MIB, Mounted, Scratch, attach, eventually, inode, unmounted},
         },
         mountinfo,
     };
@@ -215,7 +215,7 @@ mod tests {
         assert!(mount.super_options.contains("commit=7"), "{mount:?}");
         drop(held);
         fs::write(target.join("f"), "still attached").unwrap();
-        unmount(&target).unwrap();
+        unmounted(&target);
         eventually("the loop goes with the mount", || loopdev::find(inode(&image)).unwrap().is_none());
     }
 
@@ -250,7 +250,7 @@ mod tests {
         fs::write(source.join("f"), "x").unwrap();
         assert_eq!(fs::read(target.join("f")).unwrap(), b"x");
         // Nothing of ours keeps it busy.
-        unmount(&target).unwrap();
+        unmounted(&target);
         assert_eq!(mountinfo::at(&target).unwrap(), None);
     }
 
@@ -334,12 +334,12 @@ mod tests {
         let mount = mountinfo::at(&target).unwrap().unwrap();
         assert_eq!(mount.root, Path::new(&format!("/loop{}", held.number)));
         OpenOptions::new().read(true).write(true).open(&target).unwrap();
-        unmount(&target).unwrap();
+        unmounted(&target);
 
         // Why block binds must not carry nodev, and why read-only needs more than a mount.
         bind(&held.path(), &target, Attributes { nodev: true, ..block }).unwrap();
         assert_eq!(File::open(&target).unwrap_err().raw_os_error(), Some(libc::EACCES));
-        unmount(&target).unwrap();
+        unmounted(&target);
         bind(&held.path(), &target, Attributes { read_only: true, ..block }).unwrap();
         OpenOptions::new().write(true).open(&target).unwrap();
     }
@@ -405,6 +405,8 @@ mod tests {
         let error = mount_detached(&held.path(), "ext4", &[("nonsense", None)]).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EINVAL));
         assert!(error.to_string().contains("Unknown parameter 'nonsense'"), "{error}");
+        let error = mount_detached(&held.path(), "ext4", &[("errors", Some("nonsense"))]).unwrap_err();
+        assert!(error.to_string().contains("errors"), "{error}");
         let error = mount_detached(&scratch.path("absent"), "ext4", &[]).unwrap_err();
         assert!(error.is_not_found(), "{error}");
         let error = mount_detached(&held.path(), "nofs", &[]).unwrap_err();

@@ -1,6 +1,9 @@
 //! Sharing blocks between files, and copying where that is impossible.
 
-use super::{At, Error, Result, file::shown};
+use super::{
+    At, Error, Result,
+    file::{on, shown},
+};
 use linux_raw_sys::{
     general::{BTRFS_SUPER_MAGIC, XFS_SUPER_MAGIC},
     ioctl::{
@@ -21,7 +24,7 @@ const BUFFER: usize = 1 << 20;
 
 /// Makes `to` share all blocks of `from` (FICLONE).
 pub fn clone_file(from: &File, to: &File) -> Result<()> {
-    ioctl_ficlone(to, from).at(format!("share the blocks of {:?} with", shown(from)), shown(to))
+    ioctl_ficlone(to, from).map_err(|e| on(&format!("share the blocks of {:?} with", shown(from)), to)(e))
 }
 
 /// Whether files in this directory can share blocks: tried with two temporary files, which have no
@@ -57,7 +60,7 @@ fn attempt(directory: &Path) -> Result<bool> {
 /// whether to go on; if not, the outcome is [`Error::Cancelled`] and `to` is incomplete. Where the
 /// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-    let size = from.metadata().at("look at", shown(from))?.len();
+    let size = from.metadata().map_err(on("look at", from))?.len();
     let mut copy = Copy { from, to, in_kernel: true, buffer: Vec::new(), done: 0 };
     let mut position = 0;
     while let Some((start, end)) = data_after(from, position, size)? {
@@ -69,12 +72,12 @@ pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool
             }
             if copied == 0 {
                 // Somebody cut the file short meanwhile: what is gone reads as zeroes.
-                return ftruncate(to, size).at("set the size of", shown(to));
+                return ftruncate(to, size).map_err(on("set the size of", to));
             }
             position += copied;
         }
     }
-    ftruncate(to, size).at("set the size of", shown(to))
+    ftruncate(to, size).map_err(on("set the size of", to))
 }
 
 /// Bytes of the file in extents that no other file shares (FIEMAP without the shared flag), unwritten
@@ -82,7 +85,7 @@ pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool
 /// is written first.
 pub fn exclusive_bytes(file: &File) -> Result<u64> {
     let op = "map the extents of";
-    let size = file.metadata().at(op, shown(file))?.len();
+    let size = file.metadata().map_err(on(op, file))?.len();
     let mut map = Fiemap::default();
     let (mut bytes, mut start, mut flags) = (0_u64, 0_u64, FIEMAP_FLAG_SYNC);
     loop {
@@ -90,7 +93,7 @@ pub fn exclusive_bytes(file: &File) -> Result<u64> {
         (map.mapped, map.count) = (0, EXTENTS);
         // SAFETY: FS_IOC_FIEMAP reads the 32 bytes of the header and writes it and at most `count`
         // extents, for which the array behind it has room.
-        unsafe { ioctl(file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) }.at(op, shown(file))?;
+        unsafe { ioctl(file, Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map)) }.map_err(on(op, file))?;
         // Once is enough: what is written meanwhile is as good as written afterwards.
         flags = 0;
         let mapped = map.extents.get(..map.mapped as usize).unwrap_or(&map.extents);
@@ -147,16 +150,16 @@ impl Copy<'_> {
                 Ok(None)
             }
             Ok(copied) => Ok(Some(copied as u64)),
-            Err(e) => Err(e).at(format!("copy {:?} to", shown(self.from)), shown(self.to)),
+            Err(e) => Err(on(&format!("copy {:?} to", shown(self.from)), self.to)(e)),
         }
     }
 
     fn by_buffer(&mut self, position: u64, length: u64) -> Result<u64> {
         self.buffer.resize(usize::try_from(length).unwrap_or(BUFFER).min(BUFFER), 0);
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.from, &mut self.buffer[..], position))
-            .at("read", shown(self.from))?;
+            .map_err(on("read", self.from))?;
         let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
-        self.to.write_all_at(bytes, position).at("write", shown(self.to))?;
+        self.to.write_all_at(bytes, position).map_err(on("write", self.to))?;
         Ok(bytes.len() as u64)
     }
 }
@@ -171,12 +174,12 @@ fn data_after(file: &File, position: u64, size: u64) -> Result<Option<(u64, u64)
         Ok(start) => start,
         // No data after this.
         Err(Errno::NXIO) => return Ok(None),
-        Err(e) => return Err(e).at(op, shown(file)),
+        Err(e) => return Err(on(op, file)(e)),
     };
     let end = match seek(file, SeekFrom::Hole(start)) {
         Ok(end) => end.min(size),
         Err(Errno::NXIO) => size,
-        Err(e) => return Err(e).at(op, shown(file)),
+        Err(e) => return Err(on(op, file)(e)),
     };
     // Both at once change under a writer; an empty stretch would be looked at for ever.
     Ok((start < size).then_some((start, end.max(start + 1))))

@@ -101,7 +101,10 @@ impl Service {
         pool.ledger().set(record.key, record.size_bytes);
         failpoint!("create.filled");
         if let Err(error) = draft.commit(record) {
-            pool.ledger().remove(record.key);
+            // Where it may exist all the same it keeps its promise.
+            if !matches!(error, Error::Unavailable(_)) {
+                pool.ledger().remove(record.key);
+            }
             return Err(no_space(error, pool, record));
         }
         // What it owns already need not be kept free as well.

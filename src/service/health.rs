@@ -306,6 +306,10 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
             let message = format!("the device at {} has nothing behind it", place.display());
             found(Severity::Inaccessible, "DeviceDetached", message);
         }
+        Found::Other if image_is_deleted(&place)? => {
+            let message = format!("the image behind {} was deleted: its data ends with the mount", place.display());
+            found(Severity::DataLoss, "ImageDeleted", message);
+        }
         Found::Other => {
             let message = format!("what is mounted at {} is not this volume's image", place.display());
             found(Severity::Inaccessible, "MountForeign", message);
@@ -324,12 +328,16 @@ fn is_read_only_by_error(place: &Path) -> Result<bool> {
     Ok(!asked && space::of(place).doing(doing)?.read_only)
 }
 
+/// Such an image has no inode below the pool any more that the loop could be compared with.
+fn image_is_deleted(place: &Path) -> Result<bool> {
+    let doing = || format!("looking at {}", place.display());
+    let Some(stat) = file::stat(place).doing(doing)? else { return Ok(false) };
+    let device = if stat.is_block { stat.rdev } else { stat.inode.device };
+    let Some(number) = loopdev::number_of(device) else { return Ok(false) };
+    Ok(loopdev::backing_path(number).doing(doing)?.is_some_and(|backing| backing.deleted))
+}
+
 fn loop_health(number: u32, place: &Path, found: &mut impl FnMut(Severity, &'static str, String)) -> Result<()> {
-    let doing = || format!("looking at loop device {number}");
-    if loopdev::backing_path(number).doing(doing)?.is_some_and(|backing| backing.deleted) {
-        let message = format!("the image behind {} was deleted: its data ends with the mount", place.display());
-        found(Severity::DataLoss, "ImageDeleted", message);
-    }
     match attachment::status(number)? {
         Some(status) if !status.direct_io => {
             let message = format!("{} is not attached with direct I/O: pages are cached twice", place.display());

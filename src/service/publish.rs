@@ -157,7 +157,8 @@ fn publish_mount(
     ensure_dir(target)?;
     failpoint!("publish.place-made");
     mount::bind(source, target, attributes)
-        .doing(|| format!("publishing volume {} at {}", located.record.key, target.display()))?;
+        .doing(|| format!("publishing volume {} at {}", located.record.key, target.display()))
+        .or_else(|error| stage::undo(target, error))?;
     failpoint!("publish.bound");
     match located.compare(target)? {
         Found::Root(_) => check_attributes(target, attributes),
@@ -216,12 +217,13 @@ fn publish_device(
     }
     ensure_file(target)?;
     failpoint!("publish.device-place-made");
-    if read_only && !base_is_read_only {
-        publish_stacked(number, target).doing(doing)?;
+    let bound = if read_only && !base_is_read_only {
+        publish_stacked(number, target)
     } else {
-        mount::bind(&base.path(), target, DEVICE).doing(doing)?;
-        failpoint!("publish.device-bound");
-    }
+        mount::bind(&base.path(), target, DEVICE)
+    };
+    bound.doing(doing).or_else(|error| stage::undo(target, error))?;
+    failpoint!("publish.device-bound");
     match located.compare(target)? {
         Found::Device(_) | Found::ReadOnlyDevice { .. } => Ok(()),
         _ => Err(Error::Busy(format!("{} is not the device that was just bound; try again", target.display()))),

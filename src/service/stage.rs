@@ -22,9 +22,15 @@ use crate::{
         mountinfo::{self, Mount},
     },
     store::Kind,
-    volume::{Access, Capability, Key, Provisioning, VolumeId, VolumeRecord, capability::MountOptions},
+    volume::{
+        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord, capability::MountOptions,
+    },
 };
-use std::path::Path;
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// A NodeStageVolume request. It has no `Debug`: the capability holds mount flags.
 pub struct Stage {
@@ -97,7 +103,7 @@ impl Service {
             failpoint!("unstage.device-removed");
         }
         match id {
-            Some(id) => self.release_device(id.key),
+            Some(id) => self.release(id.key),
             None => Ok(()),
         }
     }
@@ -115,22 +121,28 @@ impl Service {
         }
         let doing = || format!("looking at {}", place.display());
         let Some(mount) = mountinfo::at(place).doing(doing)? else { return Ok(None) };
-        let pools: Vec<_> = self.store.pools().filter_map(|(_, pool)| pool.ok()).collect();
-        let homes: Vec<_> = pools.iter().map(|pool| pool.home()).collect();
-        let owner = attachment::key_of(&mount, &homes)?;
+        let owner = attachment::key_of(&mount, &self.store.homes())?;
         let id = id.ok_or_else(&stranger)?;
         // A device with nothing behind it is what an interrupted attempt of ours leaves at such a place.
         let dead = owner.is_none() && is_dead_device(place)?;
         if owner == Some(id.key) || dead { Ok(Some(mount)) } else { Err(stranger()) }
     }
 
-    /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
-    fn release_device(&self, key: Key) -> Result<()> {
-        let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
-        if record.shape.access != Access::Block {
-            return Ok(());
+    /// What is left of an image after its mounts are gone. Without a readable record there is nothing
+    /// to prove it by; health reports that.
+    fn release(&self, key: Key) -> Result<()> {
+        let Ok(Some((pool, record))) = self.store.volume(key) else { return Ok(()) };
+        let image = pool.image(Kind::Volume, key);
+        match record.shape {
+            Shape { layout: Layout::Directory, .. } => Ok(()),
+            Shape { access: Access::Block, .. } => self.clear_device(key, &image),
+            Shape { access: Access::Mount, .. } => wait_detached(key, &image),
         }
-        let Some(number) = attachment::loop_of(&pool.image(Kind::Volume, key))? else { return Ok(()) };
+    }
+
+    /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
+    fn clear_device(&self, key: Key, image: &Path) -> Result<()> {
+        let Some(number) = attachment::loop_of(image)? else { return Ok(()) };
         let doing = || format!("detaching volume {key}");
         if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
             return Err(Error::Busy(format!(
@@ -145,6 +157,20 @@ impl Service {
         }
         Err(Error::Busy(format!("the device of volume {key} is still open in another process; try again")))
     }
+}
+
+/// AUTOCLEAR detaches with the last unmount, unless the filesystem is mounted elsewhere too.
+fn wait_detached(key: Key, image: &Path) -> Result<()> {
+    let doing = || format!("looking whether volume {key} is detached");
+    if file::stat(image).doing(doing)?.is_none() || attachment::loop_of(image)?.is_none() {
+        return Ok(());
+    }
+    if loopdev::wait_unused(image, Duration::from_secs(2)).doing(doing)? {
+        return Ok(());
+    }
+    Err(Error::Busy(format!(
+        "volume {key} is still attached: it is published, or mounted in another mount namespace; end that first"
+    )))
 }
 
 pub(super) fn check_capability(capability: &Capability, record: &VolumeRecord) -> Result<()> {
@@ -263,7 +289,11 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
             data.display()
         )));
     }
-    directory::limit(&data, record)?;
+    // The admin may have switched qgroups off and on again. That it cannot be limited is a matter for
+    // health reports, not a reason to keep a pod from its data.
+    if let Err(error) = directory::limit(&data, record) {
+        tracing::warn!(volume = %record.key, error = error.chain(), "a directory is not limited");
+    }
     mount::bind(&data, staging, attributes).doing(doing)?;
     failpoint!("stage.bound");
     match located.compare(staging)? {
@@ -304,13 +334,30 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     failpoint!("stage.device-writability-set");
     ensure_file(&place)?;
     failpoint!("stage.device-place-made");
-    mount::bind(&held.path(), &place, DEVICE).doing(doing)?;
-    failpoint!("stage.device-bound");
-    loopdev::set_autoclear(&held, false).doing(doing)?;
-    failpoint!("stage.device-kept");
+    bind_and_keep(&held, &place).doing(doing).or_else(|error| undo(&place, error))?;
     match located.compare(&place)? {
         Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
         _ => Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display()))),
+    }
+}
+
+fn bind_and_keep(held: &Held, place: &Path) -> crate::os::Result<()> {
+    mount::bind(&held.path(), place, DEVICE)?;
+    failpoint!("stage.device-bound");
+    loopdev::set_autoclear(held, false)?;
+    failpoint!("stage.device-kept");
+    Ok(())
+}
+
+/// A final error is only given when nothing of the attempt is left (design invariant 6).
+pub(super) fn undo<T>(place: &Path, error: Error) -> Result<T> {
+    let undone = match is_mounted(place) {
+        Ok(true) => mount::unmount(place).doing(|| format!("unmounting {}", place.display())),
+        other => other.map(drop),
+    };
+    match undone.and_then(|()| remove_place(place)) {
+        Ok(()) => Err(error),
+        Err(left) => Err(Error::Busy(format!("{}; and it could not be undone: {}", error.chain(), left.chain()))),
     }
 }
 
@@ -357,14 +404,23 @@ fn occupied(place: &Path) -> Error {
     ))
 }
 
-/// Unmounts what was just looked at; a volume in use stays mounted and says so.
+/// Unmounts what was just looked at; a volume in use stays mounted and says so. A program that is being
+/// started holds every file of this process for a moment, so a busy answer is asked for again.
 pub(super) fn unmount(seen: &Mount) -> Result<()> {
-    match mount::unmount(&seen.point) {
-        Err(e) if e.errno() == Some(libc::EBUSY) => Err(Error::Busy(format!(
-            "{} is in use by a process on this node: stop it, then try again",
-            seen.point.display()
-        ))),
-        result => result.doing(|| format!("unmounting {}", seen.point.display())),
+    let deadline = Instant::now() + Duration::from_millis(300);
+    loop {
+        match mount::unmount(&seen.point) {
+            Err(e) if e.errno() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(e) if e.errno() == Some(libc::EBUSY) => {
+                return Err(Error::Busy(format!(
+                    "{} is in use by a process on this node: stop it, then try again",
+                    seen.point.display()
+                )));
+            }
+            result => return result.doing(|| format!("unmounting {}", seen.point.display())),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{DATA, IMAGE, Kind, Pool, RECORD, sealed};
 use crate::{
-    error::{Doing, Result},
+    error::{Doing, Error, Result},
     failpoint,
     os::{btrfs, file},
     volume::Key,
@@ -79,7 +79,8 @@ impl Draft<'_> {
         self.committed = true;
         failpoint!("draft.renamed");
         let parent = self.pool.home().join(self.kind.directory());
-        self.pool.durability().settle(&[&parent]).doing(|| format!("making {what} durable"))?;
+        let durable = self.pool.durability().settle(&[&parent]).doing(|| format!("making {what} durable"));
+        durable.map_err(Error::after_commit)?;
         failpoint!("draft.committed");
         Ok(())
     }

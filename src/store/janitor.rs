@@ -2,6 +2,7 @@
 
 use super::Pool;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, Once, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
@@ -29,7 +30,12 @@ struct State {
     wanted: bool,
     working: bool,
     ended: bool,
+    /// When something was purged last.
+    purged: Option<Instant>,
 }
+
+/// How long the filesystem may take to give back what was purged.
+const SETTLING: Duration = Duration::from_secs(10);
 
 impl Signal {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -53,6 +59,12 @@ impl Janitor {
                 tracing::error!(%error, "cannot start the purge of trash; it will be done after a restart");
             }
         });
+    }
+
+    /// Whether more room may appear without anybody deleting anything more.
+    pub fn is_freeing(&self) -> bool {
+        let state = self.signal.state();
+        state.wanted || state.working || state.purged.is_some_and(|at| at.elapsed() < SETTLING)
     }
 
     /// Returns when trash has been gone through once after this call, or time is up.
@@ -89,9 +101,15 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
         drop(state);
         // Without a pool there is nothing left to do; with it, an error is one log line and a later try.
         if let Some(pool) = pool.upgrade() {
-            let result = pool.purge().and_then(|_| pool.refresh_promises(None));
-            if let Err(error) = result {
-                tracing::warn!(pool = pool.name(), error = error.chain(), "housekeeping failed, trying again later");
+            // A bug in one pass must not end all later ones.
+            let pass = AssertUnwindSafe(|| pool.purge().and_then(|gone| pool.refresh_promises(None).map(|()| gone)));
+            match catch_unwind(pass) {
+                Ok(Ok(0)) => {}
+                Ok(Ok(_)) => signal.state().purged = Some(Instant::now()),
+                Ok(Err(error)) => {
+                    tracing::warn!(pool = pool.name(), error = error.chain(), "housekeeping failed, trying again later");
+                }
+                Err(_) => tracing::error!(pool = pool.name(), "housekeeping hit a bug, trying again later"),
             }
         }
         signal.state().working = false;

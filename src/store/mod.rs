@@ -29,7 +29,9 @@ use crate::{
 use std::{
     collections::BTreeMap,
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 pub use draft::Draft;
@@ -120,17 +122,40 @@ pub struct Store {
 #[derive(Debug)]
 struct Slot {
     config: PoolConfig,
-    pool: Mutex<Option<Arc<Pool>>>,
+    state: Mutex<State>,
 }
+
+#[derive(Debug)]
+enum State {
+    Open(Arc<Pool>),
+    /// When the next attempt is due, and why the last one failed.
+    Closed(Instant, String),
+}
+
+/// Between two attempts to open a pool that could not be opened.
+const RETRY: Duration = Duration::from_secs(2);
 
 impl Slot {
     fn get(&self) -> Result<Arc<Pool>> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*pool {
-            Some(pool) => Ok(Arc::clone(pool)),
-            None => Ok(Arc::clone(pool.insert(Pool::open(&self.config).map_err(|error| {
-                Error::Unavailable(format!("pool {:?} cannot be used: {}", self.config.name, error.chain()))
-            })?))),
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let unavailable = |why: &str| {
+            Err(Error::Unavailable(format!("pool {:?} cannot be used: {why}", self.config.name)))
+        };
+        match &*state {
+            State::Open(pool) => return Ok(Arc::clone(pool)),
+            State::Closed(due, why) if *due > Instant::now() => return unavailable(why),
+            State::Closed(..) => {}
+        }
+        match Pool::open(&self.config) {
+            Ok(pool) => {
+                *state = State::Open(Arc::clone(&pool));
+                Ok(pool)
+            }
+            Err(error) => {
+                let why = error.chain();
+                *state = State::Closed(Instant::now() + RETRY, why.clone());
+                unavailable(&why)
+            }
         }
     }
 }
@@ -141,7 +166,10 @@ impl Store {
     pub fn open(configs: &[PoolConfig]) -> Result<Self> {
         let pools: BTreeMap<_, _> = configs
             .iter()
-            .map(|config| (config.name.clone(), Slot { config: config.clone(), pool: Mutex::new(None) }))
+            .map(|config| {
+                let state = Mutex::new(State::Closed(Instant::now(), String::new()));
+                (config.name.clone(), Slot { config: config.clone(), state })
+            })
             .collect();
         let store = Self { pools };
         let (mut open, mut first) = (0, None);
@@ -172,6 +200,12 @@ impl Store {
     /// Every pool: its name, and the pool or why it cannot be used.
     pub fn pools(&self) -> impl Iterator<Item = (&str, Result<Arc<Pool>>)> {
         self.pools.iter().map(|(name, slot)| (name.as_str(), slot.get()))
+    }
+
+    /// Where the pools are, also of those that cannot be used now.
+    pub fn homes(&self) -> Vec<PathBuf> {
+        let home = |slot: &Slot| slot.get().map_or(slot.config.path.clone(), |pool| pool.home().to_owned());
+        self.pools.values().map(home).collect()
     }
 
     fn open_pools(&self) -> impl Iterator<Item = Arc<Pool>> {

@@ -23,9 +23,13 @@ use crate::{
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 use uuid::Uuid;
+
+/// How long a request waits for what was deleted to become free.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `NAME=PATH[,mounted]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,17 +250,13 @@ impl Pool {
     /// Sets room aside for a new volume. Trash counts as used, so its purge is waited for before
     /// the answer is no.
     pub fn reserve(&self, bytes: u64, purpose: &str) -> Result<Reservation> {
-        let mut waited = false;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let space = self.space()?;
             let free = Free { total: space.total, available: space.available };
             match self.ledger.reserve(bytes, free) {
                 Ok(reservation) => return Ok(reservation),
-                Err(_) if !waited => {
-                    waited = true;
-                    self.janitor.wait_until_idle(Duration::from_secs(10));
-                    self.refresh_promises(None)?;
-                }
+                Err(_) if Instant::now() < deadline && self.janitor.is_freeing() => self.wait_for_room(deadline)?,
                 Err(room) => {
                     return Err(Error::NoSpace(format!(
                         "pool {:?} has room for {room} bytes more ({} available, {} of them promised to existing \
@@ -268,6 +268,17 @@ impl Pool {
                 }
             }
         }
+    }
+
+    fn wait_for_room(&self, deadline: Instant) -> Result<()> {
+        self.janitor.wait_until_idle(deadline.saturating_duration_since(Instant::now()));
+        self.refresh_promises(None)?;
+        if self.abilities.btrfs {
+            // Freed blocks can be used after a commit; those of whole subvolumes once a worker has been there.
+            file::sync_filesystem(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 }
 

@@ -1,11 +1,11 @@
 //! Removal: one rename into trash is intent and commit, so that it works at 0 bytes free; purging
 //! comes later and can be resumed.
 
-use super::{Kind, Pool};
+use super::{DATA, IMAGE, Kind, Pool};
 use crate::{
-    error::{Doing, Result},
+    error::{Doing, Error, Result},
     failpoint,
-    os::{file, lock::Mode, tree},
+    os::{btrfs, file, lock::Mode, tree},
     volume::Key,
 };
 use std::{
@@ -24,13 +24,13 @@ impl Pool {
         file::rename_new(&place, &self.trash_place(kind, key)).doing(doing)?;
         failpoint!("trash.renamed");
         let parent = self.home().join(kind.directory());
-        self.durability().settle(&[&parent]).doing(doing)?;
-        failpoint!("trash.durable");
         if kind == Kind::Volume {
             self.ledger().remove(key);
         }
+        let durable = self.durability().settle(&[&parent]).doing(doing);
+        failpoint!("trash.durable");
         self.janitor().kick();
-        Ok(())
+        durable.map_err(Error::after_commit)
     }
 
     /// Moves an unfinished object out of tmp; absent is fine.
@@ -87,6 +87,19 @@ impl Pool {
         Ok(gone)
     }
 
+    /// A deleted btrfs subvolume gives its blocks back some time later; a file in it does with the next
+    /// commit, so that the next volume finds the room.
+    fn free_image(&self, object: &Path) -> Result<()> {
+        let data = object.join(DATA);
+        let image = data.join(IMAGE);
+        let doing = || format!("purging {}", image.display());
+        if !self.abilities().btrfs || file::stat(&image).doing(doing)?.is_none() {
+            return Ok(());
+        }
+        btrfs::set_read_only(&data, false).doing(doing)?;
+        file::remove_file(&image).doing(doing)
+    }
+
     /// How many removed objects wait for their purge.
     pub fn trash_entries(&self) -> u64 {
         file::list(&self.home().join("trash")).map_or(0, |names| names.len() as u64)
@@ -95,6 +108,8 @@ impl Pool {
     /// The caller holds the entry's lock.
     pub(super) fn purge_one(&self, trash: &Path, name: &OsStr, progress: &mut dyn FnMut(u64)) -> Result<()> {
         failpoint!("trash.purging");
+        self.free_image(&trash.join(name))?;
+        failpoint!("trash.image-freed");
         tree::remove(trash, name, progress).doing(|| format!("purging {}", trash.join(name).display()))
     }
 

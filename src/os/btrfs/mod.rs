@@ -6,6 +6,7 @@ mod nested;
 mod qgroup;
 
 pub use nested::nested_subvolumes;
+pub(super) use qgroup::drop_qgroup;
 pub use qgroup::{Qgroup, qgroup, quota_consistent, quota_enabled, remove_qgroup, set_limit, stray_qgroups};
 
 use super::{
@@ -40,9 +41,6 @@ use std::{
     path::Path,
 };
 
-/// FS_NOCOW_FL of `linux/fs.h`, which no crate has by name.
-const NOCOW: IFlags = IFlags::from_bits_retain(0x0080_0000);
-
 /// Whether `path` lies on btrfs.
 pub fn is_btrfs(path: &Path) -> Result<bool> {
     let op = "find the filesystem of";
@@ -58,7 +56,7 @@ pub fn is_subvolume(path: &Path) -> Result<bool> {
 /// Creates the subvolume `name` in `parent`.
 pub fn create_subvolume(parent: &Path, name: &OsStr) -> Result<()> {
     let directory = open_directory(parent)?;
-    name_call::<BTRFS_IOC_SUBVOL_CREATE_V2>(&directory, name, 0, 0).at("create subvolume", parent.join(name))
+    create_at(&directory, name).at("create subvolume", parent.join(name))
 }
 
 /// Snapshots subvolume `source` as `parent/name`. One atomic cut; nested subvolumes are not in it
@@ -104,13 +102,18 @@ pub fn set_nocow(path: &Path) -> Result<()> {
     let op = "switch copy on write off for";
     let file = file::open(path, OFlags::RDONLY, op)?;
     let flags = rustix::fs::ioctl_getflags(&file).at(op, path)?;
-    rustix::fs::ioctl_setflags(&file, flags | NOCOW).at(op, path)?;
-    if rustix::fs::ioctl_getflags(&file).at(op, path)?.contains(NOCOW) {
+    rustix::fs::ioctl_setflags(&file, flags | IFlags::NOCOW).at(op, path)?;
+    if rustix::fs::ioctl_getflags(&file).at(op, path)?.contains(IFlags::NOCOW) {
         Ok(())
     } else {
         // What the kernel does for a file that already has data: nothing, without an error.
         Err(Error::Unexpected(format!("copy on write stayed on for {path:?}: only an empty file can change")))
     }
+}
+
+/// [`create_subvolume`] in an open directory.
+pub(super) fn create_at(parent: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    name_call::<BTRFS_IOC_SUBVOL_CREATE_V2>(parent, name, 0, 0)
 }
 
 /// Whether the open directory is the root of a subvolume.

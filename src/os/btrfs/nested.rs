@@ -12,8 +12,10 @@ use linux_raw_sys::{
 use rustix::io::Errno;
 use std::{
     ffi::OsStr,
-    fs::File,
-    os::unix::ffi::OsStrExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -35,7 +37,7 @@ pub fn nested_subvolumes(path: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut pending = vec![(root_id(&subvolume).at(op, path)?, PathBuf::new())];
     while let Some((parent, prefix)) = pending.pop() {
-        for reference in references(&subvolume, parent).at(op, path)? {
+        for reference in references(subvolume.as_fd(), parent).at(op, path)? {
             let directory = match lookup(&subvolume, parent, reference.directory) {
                 Ok(at) => {
                     let text: Vec<u8> =
@@ -58,17 +60,17 @@ pub fn nested_subvolumes(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether a directory entry leads to the subvolume: false as soon as it is deleted, also while its
 /// blocks are still being freed.
-pub(super) fn is_linked(file: &File, subvolume: u64) -> Result<bool, Errno> {
+pub(super) fn is_linked(file: BorrowedFd<'_>, subvolume: u64) -> Result<bool, Errno> {
     Ok(!search(file, subvolume, BTRFS_ROOT_BACKREF_KEY)?.is_empty())
 }
 
 /// All ROOT_REF items of one subvolume.
-fn references(file: &File, parent: u64) -> Result<Vec<Reference>, Errno> {
+fn references(file: BorrowedFd<'_>, parent: u64) -> Result<Vec<Reference>, Errno> {
     search(file, parent, BTRFS_ROOT_REF_KEY)
 }
 
 /// All items of one kind (ROOT_REF or its mirror ROOT_BACKREF) of one subvolume.
-fn search(file: &File, object: u64, kind: u32) -> Result<Vec<Reference>, Errno> {
+fn search(file: BorrowedFd<'_>, object: u64, kind: u32) -> Result<Vec<Reference>, Errno> {
     let mut found = Vec::new();
     let mut next = Some(0);
     while let Some(from) = next {

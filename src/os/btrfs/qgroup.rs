@@ -12,6 +12,7 @@ use linux_raw_sys::{
 use rustix::io::Errno;
 use std::{
     fs::File,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
@@ -87,11 +88,12 @@ pub fn qgroup(path: &Path) -> Result<Option<Qgroup>> {
 /// Where neither happens, an unused number stays behind: subvolume ids are never used again.
 pub fn remove_qgroup(pool: &Path, subvolume: u64) -> Result<()> {
     let directory = open_directory(pool)?;
-    drop_qgroup(&directory, subvolume).at(format!("remove the qgroup of subvolume {subvolume} in"), pool)
+    drop_qgroup(directory.as_fd(), subvolume)
+        .at(format!("remove the qgroup of subvolume {subvolume} in"), pool)
 }
 
 /// [`remove_qgroup`] by any open directory of the filesystem. A subvolume that still lives is EBUSY.
-pub(in crate::os) fn drop_qgroup(directory: &File, subvolume: u64) -> Result<(), Errno> {
+pub(in crate::os) fn drop_qgroup(directory: BorrowedFd<'_>, subvolume: u64) -> Result<(), Errno> {
     // Old kernels would take the qgroup, and so the limit, from a living subvolume. Ids below are
     // the filesystem's own trees.
     if subvolume < u64::from(BTRFS_FIRST_FREE_OBJECTID) || is_linked(directory, subvolume)? {
@@ -117,7 +119,7 @@ pub fn stray_qgroups(pool: &Path) -> Result<Vec<u64>> {
     for name in file::list(&sysfs)? {
         let id: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("0_")?.parse().ok());
         let Some(id) = id.filter(|id| *id >= u64::from(BTRFS_FIRST_FREE_OBJECTID)) else { continue };
-        if !is_linked(&directory, id).at("look for the subvolumes of", pool)? {
+        if !is_linked(directory.as_fd(), id).at("look for the subvolumes of", pool)? {
             strays.push(id);
         }
     }

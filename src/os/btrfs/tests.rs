@@ -161,7 +161,7 @@ fn a_subvolume_too_deep_for_a_path_is_found_and_one_made_without_privilege() {
         directory =
             rustix::fs::openat(&directory, &name, OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
     }
-    name_call::<BTRFS_IOC_SUBVOL_CREATE_V2>(&directory, "deep".as_ref(), 0, 0).unwrap();
+    create_at(&directory, "deep".as_ref()).unwrap();
     assert_eq!(nested_subvolumes(&top).unwrap(), [Path::new("…/deep")]);
 
     let home = top.join("home");

@@ -95,7 +95,6 @@ pub fn attach_read_only_on(base: u32) -> Result<Held> {
     let held = configure(&below.file, ioctl::AUTOCLEAR | ioctl::READ_ONLY, &path)?;
     let rdev = node::device_number(base);
     verify(&held, |now| now.backing_rdev == rdev && now.read_only)?;
-    set_read_only(&held, true)?;
     Ok(held)
 }
 

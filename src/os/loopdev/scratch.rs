@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use super::{Attach, Held, clear, ensure_attached, find, open, scan::find_named, set_autoclear, stacked_on};
+use super::{
+    Attach, Held, clear, device_number, ensure_attached, open, scan::find_named, set_autoclear, stacked_on,
+    status,
+};
 use crate::os::{
     command::{Tool, run},
     file::Inode,
@@ -66,14 +69,18 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         for image in self.images.lock().unwrap().drain(..) {
-            if let Ok(Some(number)) = find(image) {
-                for number in stacked_on(number).unwrap_or_default().into_iter().chain([number]) {
-                    // Whoever else has it open now: it goes with the last close.
-                    if let Ok(Some(held)) = open(number) {
-                        let _gone_already = set_autoclear(&held, true);
-                    }
+            // Whoever else has a loop open now: it goes with the last close.
+            let Ok(Some(base)) = find_named(image, None) else { continue };
+            for stacked in stacked_on(base.number).unwrap_or_default() {
+                if let Ok(Some(stacked)) = open(stacked)
+                    && status(&stacked)
+                        .unwrap()
+                        .is_some_and(|now| now.backing_rdev == device_number(base.number))
+                {
+                    set_autoclear(&stacked, true).unwrap();
                 }
             }
+            set_autoclear(&base, true).unwrap();
         }
     }
 }
@@ -89,8 +96,26 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        while mount::unmount(&self.0).is_ok() {}
+        // EBUSY: a child that a parallel test is starting still holds a file of ours.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while match mount::unmount(&self.0) {
+            Ok(()) => true,
+            Err(e) => e.errno() == Some(libc::EBUSY) && Instant::now() < deadline,
+        } {
+            thread::yield_now();
+        }
     }
+}
+
+/// Unmounts what is on top, which nothing of ours may keep busy for long.
+pub(in crate::os) fn unmounted(path: &Path) {
+    eventually("unmounted", || match mount::unmount(path) {
+        Ok(()) => true,
+        Err(e) => {
+            assert_eq!(e.errno(), Some(libc::EBUSY), "{e}");
+            false
+        }
+    });
 }
 
 pub(in crate::os) fn inode(path: &Path) -> Inode {

@@ -5,7 +5,10 @@ use super::{
     *,
 };
 use crate::os::mount::{self, Attributes};
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 use std::{
     collections::HashSet,
     fs::{self, OpenOptions},
@@ -76,7 +79,7 @@ fn numbers_and_device_numbers() {
     assert_eq!(number_of(device_number(70_000)), Some(70_000));
     assert_eq!(number_of(rustix::fs::makedev(8, 1)), None);
     assert!(open(1_000_000).unwrap().is_none());
-    assert!(!Path::new("/dev/loop1000000").exists(), "opening must not make anything");
+    assert!(!node::exists(1_000_000), "opening must not make a device");
 }
 
 #[test]
@@ -124,6 +127,9 @@ fn a_second_attach_finds_the_loop_of_the_first_and_nobody_waits_for_a_lease() {
     assert!(in_use(&image).unwrap());
     assert!(begin.elapsed() < Duration::from_secs(10), "a lease was left on the image");
     assert_eq!(loops_of(&image), [first.number]);
+    // What another process of wharf meets in the moment when no lease is held and no loop attached.
+    let lock = flock(File::open(&image).unwrap(), FlockOperation::NonBlockingLockExclusive);
+    assert_eq!(lock, Err(Errno::WOULDBLOCK), "the loop keeps the lock of the file it was given");
 }
 
 #[test]
@@ -165,7 +171,7 @@ fn an_image_that_is_merely_open_is_elsewhere() {
         assert!(in_use(&image).unwrap());
         assert!(!wait_unused(&image, Duration::from_millis(20)).unwrap());
         assert!(begin.elapsed() < Duration::from_secs(10));
-        assert!(loops_of(&image).is_empty());
+        assert_eq!(loops_of(&image), Vec::<u32>::new());
         drop(other);
     }
     attach(&image);
@@ -425,7 +431,7 @@ fn a_stacked_loop_is_read_only_and_found() {
 fn nothing_is_stacked_on_a_loop_without_backing() {
     let error = attach_read_only_on(1_000_000).unwrap_err().to_string();
     assert!(error.contains("/dev/loop1000000"), "{error}");
-    assert!(stacked_on(1_000_000).unwrap().is_empty());
+    assert_eq!(stacked_on(1_000_000).unwrap(), Vec::<u32>::new());
 }
 
 #[test]

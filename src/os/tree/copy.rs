@@ -1,0 +1,243 @@
+//! Copies of trees.
+
+use super::{
+    attributes::{self, Failure},
+    walk::{Entry, Walk, open_below, reopen},
+};
+use crate::os::{At, Error, Result, reflink};
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, Stat, fstat, ioctl_ficlone, linkat, mkdirat, mknodat, openat,
+        readlinkat, renameat, symlinkat, unlinkat,
+    },
+    io::Errno,
+};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::PathBuf,
+};
+use uuid::Uuid;
+
+/// Copies a tree into an empty directory: modes, owners, times, xattrs, hard links, symlinks, holes,
+/// device nodes, fifos, and what the root directory itself carries; file data by reflink when `share`
+/// (by sparse copy where a file cannot share its blocks), else by sparse copy. Sockets are left out, a
+/// file that vanishes meanwhile is no error, a mount inside is one. Subvolumes become directories.
+///
+/// `progress` gets the bytes of data so far and says whether to go on; if not, the outcome is
+/// [`Error::Cancelled`]. After any error `to` is incomplete. Nothing is synced.
+pub fn copy(from: &File, to: &File, share: bool, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+    let (source, mut target) = (Walk::at(from, shown(from))?, Walk::at(to, shown(to))?);
+    if target.next()?.is_some() {
+        return Err(Error::Unexpected(format!("{:?} is not empty", shown(to))));
+    }
+    let mut copy = Copy { source, target, links: Links::make(to)?, share, bytes: 0, progress };
+    let outcome = copy.all();
+    let removed = copy.links.remove();
+    outcome?;
+    removed?;
+    // Last, because removing the links has changed the root's times.
+    copy.leave_directory()
+}
+
+struct Copy<'a> {
+    source: Walk,
+    target: Walk,
+    links: Links,
+    share: bool,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64) -> bool,
+}
+
+impl Copy<'_> {
+    /// Everything but the root directory itself.
+    fn all(&mut self) -> Result<()> {
+        loop {
+            match self.source.next()? {
+                Some(entry) => self.entry(&entry)?,
+                None if self.source.depth() == 1 => return Ok(()),
+                None => {
+                    self.leave_directory()?;
+                    self.source.leave()?;
+                    self.target.leave()?;
+                }
+            }
+            if !(self.progress)(self.bytes) {
+                return Err(Error::Cancelled("the copy"));
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<()> {
+        let name = entry.name.as_os_str();
+        if entry.kind == FileType::Directory && self.directory(name)? {
+            return Ok(());
+        }
+        // A handle first: opening for reading would do something to a device.
+        let handle = match open_below(self.source.directory()?, name, OFlags::PATH) {
+            Ok(handle) => handle,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(self.source.failed("open", name, e)),
+        };
+        let stat = fstat(&handle).map_err(|e| self.source.failed("look at", name, e))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.directory(name).map(drop),
+            FileType::Socket => Ok(()),
+            kind => self.file(name, &handle, &stat, kind),
+        }
+    }
+
+    /// Enters a directory and makes its copy, whose attributes come when it is left. False: it is none.
+    fn directory(&mut self, name: &OsStr) -> Result<bool> {
+        match self.source.enter(name, 0) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(true),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+            Err(e) => return Err(self.source.failed("open directory", name, e)),
+        }
+        match mkdirat(self.target.directory()?, name, Mode::RWXU) {
+            Ok(()) => {
+                self.target.enter(name, 0).map_err(|e| self.target.failed("open directory", name, e))?;
+            }
+            // A changing directory may give a name twice.
+            Err(Errno::EXIST) => drop(self.source.leave()?),
+            Err(e) => return Err(self.target.failed("create directory", name, e)),
+        }
+        Ok(true)
+    }
+
+    /// Attributes of the directory where the walks are: its times would not survive new entries.
+    fn leave_directory(&self) -> Result<()> {
+        let source = self.source.directory()?;
+        let stat = fstat(source).map_err(|e| self.source.failed_here("look at", e))?;
+        attributes::copy(source, self.target.directory()?, &stat)
+            .map_err(|Failure { op, errno }| self.target.failed_here(op, errno))
+    }
+
+    /// Anything that is no directory.
+    fn file(&mut self, name: &OsStr, handle: &OwnedFd, stat: &Stat, kind: FileType) -> Result<()> {
+        let link = (stat.st_nlink > 1).then(|| format!("{:x}-{:x}", stat.st_dev, stat.st_ino));
+        if let Some(link) = &link
+            && self
+                .links
+                .take(link, self.target.directory()?, name)
+                .map_err(|e| self.target.failed("link", name, e))?
+        {
+            return Ok(());
+        }
+        let made = match kind {
+            FileType::RegularFile => self.regular(name, handle)?,
+            FileType::Symlink => self.symlink(name, handle)?,
+            _ => {
+                let mode = Mode::RUSR | Mode::WUSR;
+                mknodat(self.target.directory()?, name, kind, mode, stat.st_rdev)
+            }
+        };
+        match made {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(()),
+            Err(e) => return Err(self.target.failed("create", name, e)),
+        }
+        let at = self.target.directory()?;
+        let target = open_below(at, name, OFlags::PATH).map_err(|e| self.target.failed("open", name, e))?;
+        attributes::copy(handle.as_fd(), target.as_fd(), stat)
+            .map_err(|Failure { op, errno }| self.target.failed(op, name, errno))?;
+        if let Some(link) = &link {
+            self.links.keep(link, at, name).map_err(|e| self.target.failed("link", name, e))?;
+        }
+        Ok(())
+    }
+
+    fn regular(&mut self, name: &OsStr, handle: &OwnedFd) -> Result<Result<(), Errno>> {
+        let source = reopen(handle, OFlags::RDONLY).map_err(|e| self.source.failed("open", name, e))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = match openat(self.target.directory()?, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(target) => target,
+            Err(e) => return Ok(Err(e)),
+        };
+        self.data(&source.into(), &target.into()).map(Ok)
+    }
+
+    fn data(&mut self, source: &File, target: &File) -> Result<()> {
+        if self.share {
+            match ioctl_ficlone(target, source) {
+                Ok(()) => {
+                    self.bytes += fstat(target).map_or(0, |stat| stat.st_size.unsigned_abs());
+                    return Ok(());
+                }
+                // This file cannot (NOCOW on btrfs), or none can.
+                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY) => {}
+                Err(e) => return Err(e).at("share the blocks of", shown(source)),
+            }
+        }
+        let (before, mut copied) = (self.bytes, 0);
+        reflink::copy_sparse(source, target, &mut |bytes| {
+            copied = bytes;
+            (self.progress)(before + bytes)
+        })?;
+        self.bytes = before + copied;
+        Ok(())
+    }
+
+    fn symlink(&self, name: &OsStr, handle: &OwnedFd) -> Result<Result<(), Errno>> {
+        let content =
+            readlinkat(handle, "", Vec::new()).map_err(|e| self.source.failed("read the link", name, e))?;
+        Ok(symlinkat(content, self.target.directory()?, name))
+    }
+}
+
+/// The copies of files with several names, each kept under a name made of its original's inode in a
+/// directory that exists while the copy runs: no path is too long for them and none has to stay open.
+struct Links {
+    root: OwnedFd,
+    name: String,
+    directory: OwnedFd,
+    shown: PathBuf,
+}
+
+impl Links {
+    fn make(root: &File) -> Result<Self> {
+        let name = format!(".wharf-links-{}", Uuid::new_v4());
+        let shown = shown(root).join(&name);
+        let op = "create directory";
+        mkdirat(root, &name, Mode::RWXU).at(op, &shown)?;
+        let directory = open_below(root, OsStr::new(&name), OFlags::DIRECTORY).at(op, &shown)?;
+        let root = root.try_clone().at(op, &shown)?.into();
+        Ok(Self { root, name, directory, shown })
+    }
+
+    /// Gives the kept file another name; false when none is kept.
+    fn take(&self, link: &str, at: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
+        match linkat(&self.directory, link, &at, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            // The kept name is one more than the original has: at the limit it becomes the last one.
+            Err(Errno::MLINK) => renameat(&self.directory, link, &at, name).map(|()| true),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn keep(&self, link: &str, at: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+        match linkat(&at, name, &self.directory, link, AtFlags::empty()) {
+            Err(Errno::EXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn remove(&self) -> Result<()> {
+        let op = "remove";
+        let mut walk = Walk::at(&self.directory, self.shown.clone())?;
+        while let Some(entry) = walk.next()? {
+            unlinkat(&self.directory, &entry.name, AtFlags::empty()).at(op, &self.shown)?;
+        }
+        unlinkat(&self.root, OsStr::from_bytes(self.name.as_bytes()), AtFlags::REMOVEDIR).at(op, &self.shown)
+    }
+}
+
+fn shown(file: &File) -> PathBuf {
+    crate::os::file::shown(file)
+}

@@ -1,0 +1,120 @@
+//! Pools on filesystems of their own: an image file, a loop device, a mount, all gone when dropped.
+
+use super::host::{attempt, release, run};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// What a pool may be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Btrfs,
+    /// With classic qgroups switched on.
+    BtrfsQuota,
+    /// At least 300 MiB.
+    Xfs,
+    Ext4,
+}
+
+impl Kind {
+    fn fstype(self) -> &'static str {
+        match self {
+            Self::Btrfs | Self::BtrfsQuota => "btrfs",
+            Self::Xfs => "xfs",
+            Self::Ext4 => "ext4",
+        }
+    }
+
+    pub fn is_btrfs(self) -> bool {
+        self.fstype() == "btrfs"
+    }
+}
+
+/// A mounted filesystem of its own. When dropped, everything that was mounted below it or attached from
+/// it goes too.
+#[derive(Debug)]
+pub struct Pool {
+    directory: Option<TempDir>,
+    kind: Kind,
+    image: PathBuf,
+    mount: PathBuf,
+    device: Option<String>,
+}
+
+impl Pool {
+    /// `size` in bytes; sparse.
+    pub fn new(kind: Kind, size: u64) -> Self {
+        Self::below(&std::env::temp_dir(), kind, size)
+    }
+
+    /// Its image lies in a new directory below `parent`.
+    pub fn below(parent: &Path, kind: Kind, size: u64) -> Self {
+        let directory = tempfile::Builder::new().prefix("wharf-test-").tempdir_in(parent).unwrap();
+        let image = directory.path().join("image");
+        let mount = directory.path().join("pool");
+        File::create(&image).unwrap().set_len(size).unwrap();
+        fs::create_dir(&mount).unwrap();
+        let mut pool = Self { directory: Some(directory), kind, image, mount, device: None };
+        let (program, options): (_, &[&str]) = match kind {
+            Kind::Btrfs | Kind::BtrfsQuota => ("mkfs.btrfs", &["-q", "-m", "single"]),
+            Kind::Xfs => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
+            Kind::Ext4 => ("mkfs.ext4", &["-q", "-b", "4096"]),
+        };
+        run(program, options.iter().map(OsStr::new).chain([pool.image.as_os_str()]));
+        pool.attach();
+        if kind == Kind::BtrfsQuota {
+            run("btrfs", ["quota".as_ref(), "enable".as_ref(), pool.mount.as_os_str()]);
+            run("btrfs", ["quota".as_ref(), "rescan".as_ref(), "-w".as_ref(), pool.mount.as_os_str()]);
+        }
+        pool
+    }
+
+    /// The root of the filesystem: the pool's directory.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The file that holds the filesystem.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Mounts the filesystem again after [`Pool::detach`].
+    pub fn attach(&mut self) {
+        assert!(self.device.is_none(), "already attached");
+        let device = run("losetup", [OsStr::new("--find"), OsStr::new("--show"), self.image.as_os_str()]);
+        self.device = Some(device.clone());
+        // A loop that was made read-only (BLKROSET) is still so for the next who gets its number.
+        run("blockdev", ["--setrw", &device]);
+        run("mount", ["-t".as_ref(), self.kind.fstype().as_ref(), device.as_ref(), self.mount.as_os_str()]);
+    }
+
+    /// Takes away everything that hangs on the pool, unmounts it and detaches its image; what a node
+    /// that is switched off looks like. Whether that worked.
+    pub fn detach(&mut self) -> bool {
+        // The pool's own loop is outside `mount`, so only volumes' loops are found there.
+        let mut clean = release(&self.mount, true);
+        if let Some(device) = self.device.take() {
+            clean &= attempt("losetup", [OsStr::new("--detach"), device.as_ref()]).is_ok();
+        }
+        clean
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let device = self.device.clone();
+        if !self.detach() {
+            // The directory stays, or its removal would walk into what is still mounted.
+            let kept = self.directory.take().map(TempDir::keep);
+            eprintln!("left behind: {kept:?}; clean up with umount {:?}; losetup -d {device:?}", self.mount);
+        }
+    }
+}
