@@ -176,8 +176,15 @@ fn parse_pool(text: &str) -> Result<PoolConfig, String> {
 fn parse_driver_name(text: &str) -> Result<String, String> {
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let good = text.len() <= 63 && text.chars().all(inside) && ends(text.chars().next()) && ends(text.chars().last());
-    if good { Ok(text.to_owned()) } else { Err("it must look like a domain name of at most 63 characters".into()) }
+    let good = text.len() <= 63
+        && text.chars().all(inside)
+        && ends(text.chars().next())
+        && ends(text.chars().last());
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("it must look like a domain name of at most 63 characters".into())
+    }
 }
 
 /// Two pools of one name, or one directory twice, would be two stores that know nothing of each other.
@@ -188,7 +195,10 @@ pub fn check_pools(pools: &[PoolConfig]) -> Result<(), String> {
                 return Err(format!("pool {:?} is given twice: give each pool a name of its own", pool.name));
             }
             if other.path.starts_with(&pool.path) || pool.path.starts_with(&other.path) {
-                return Err(format!("pools {:?} and {:?} lie in each other: give each its own directory", other.name, pool.name));
+                return Err(format!(
+                    "pools {:?} and {:?} lie in each other: give each its own directory",
+                    other.name, pool.name
+                ));
             }
         }
     }
@@ -209,7 +219,10 @@ mod tests {
     #[test]
     fn pools() {
         let pool = parse_pool("fast=/mnt/fast,mounted").unwrap();
-        assert_eq!((pool.name.as_str(), pool.path.to_str().unwrap(), pool.mounted), ("fast", "/mnt/fast", true));
+        assert_eq!(
+            (pool.name.as_str(), pool.path.to_str().unwrap(), pool.mounted),
+            ("fast", "/mnt/fast", true)
+        );
         for bad in ["fast", "=/x", "Fast=/x", "a=x", "a/b=/x"] {
             assert!(parse_pool(bad).is_err(), "{bad}");
         }

@@ -2,7 +2,7 @@
 //!
 //! `rpc → service → {volume, store, backend} → os`; arrows never point back. ARCHITECTURE.md says why.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "layers/source.rs"]
 mod source;

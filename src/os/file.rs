@@ -122,7 +122,7 @@ pub fn open_for_reading(path: &Path) -> Result<File> {
 
 /// Opens an existing directory (O_DIRECTORY, O_NOFOLLOW).
 pub fn open_dir(path: &Path) -> Result<File> {
-    open(path, OFlags::RDONLY | OFlags::DIRECTORY, "open directory").map(File::from)
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY, "open directory")
 }
 
 /// Sets the size without owning blocks (ftruncate(2)); a hole reads as zeroes.
@@ -162,7 +162,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     name.push(TEMPORARY);
     let temporary = PathBuf::from(name);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = rustix::fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR).map(File::from).at(op, path)?;
+    let mut file =
+        rustix::fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR).map(File::from).at(op, path)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).at(op, path);
     crate::failpoint!("file.replacement-written");
     let renamed = written.and_then(|()| rustix::fs::rename(&temporary, path).at(op, path));

@@ -68,7 +68,7 @@ fn set(file: &File, offset: i64, kind: libc::c_int) -> nix::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
     use std::{

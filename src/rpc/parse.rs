@@ -5,13 +5,11 @@ use crate::{
     error::{Error, Result},
     service::{
         CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode, ExpandVolume, GetCapacity,
-        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes, NodeHealth, Page,
-        Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
+        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes,
+        NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
     },
     volume::{
-        AccessMode, Capability, CapacityRange, Class, Name,
-        capability::AccessType,
-        parameters,
+        AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
         topology::Requirement,
     },
 };
@@ -30,8 +28,8 @@ fn range(range: Option<csi::CapacityRange>) -> Result<CapacityRange> {
 }
 
 fn page(max_entries: i32, token: String) -> Result<Page> {
-    let max_entries =
-        usize::try_from(max_entries).map_err(|_| Error::Invalid("max_entries must not be negative".into()))?;
+    let max_entries = usize::try_from(max_entries)
+        .map_err(|_| Error::Invalid("max_entries must not be negative".into()))?;
     Ok(Page { max_entries, token })
 }
 
@@ -92,7 +90,9 @@ impl TryFrom<csi::CreateVolumeRequest> for CreateVolume {
         let name = Name::new(request.name)?;
         let capabilities = capabilities(request.volume_capabilities)?;
         if let Some(key) = request.mutable_parameters.keys().next() {
-            return Err(Error::Invalid(format!("mutable parameter {key:?} is unknown: no parameter can be modified")));
+            return Err(Error::Invalid(format!(
+                "mutable parameter {key:?} is unknown: no parameter can be modified"
+            )));
         }
         Ok(Self {
             name,

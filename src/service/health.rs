@@ -102,15 +102,15 @@ const NEARLY_FULL: u64 = 50;
 
 impl Service {
     /// What is wrong with a volume at rest.
-    pub fn volume_health(&self, request: GetVolumeHealth) -> Result<Health> {
+    pub fn volume_health(&self, request: &GetVolumeHealth) -> Result<Health> {
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;
-        Ok(Health { id: request.id, ailments })
+        Ok(Health { id: request.id.clone(), ailments })
     }
 
     /// Only volumes with something wrong.
-    pub fn list_health(&self, request: ListHealth) -> Result<(Vec<Health>, String)> {
+    pub fn list_health(&self, request: &ListHealth) -> Result<(Vec<Health>, String)> {
         let after = parse_token(&request.page.token)?;
         let most = if request.page.max_entries == 0 { usize::MAX } else { request.page.max_entries };
         let (mut entries, mut last): (Vec<Health>, Option<Key>) = (Vec::new(), None);
@@ -129,7 +129,7 @@ impl Service {
     }
 
     /// What is wrong with a volume in use on this node.
-    pub fn node_volume_health(&self, request: NodeHealth) -> Result<Health> {
+    pub fn node_volume_health(&self, request: &NodeHealth) -> Result<Health> {
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let mut ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;
@@ -142,7 +142,7 @@ impl Service {
             }
         }
         ailments.dedup();
-        Ok(Health { id: request.id, ailments })
+        Ok(Health { id: request.id.clone(), ailments })
     }
 
     fn ailments_of(&self, key: Key) -> Result<Option<Vec<Ailment>>> {
@@ -179,10 +179,17 @@ fn pool_health(pool: &Pool) -> Result<(), (bool, &'static str, String)> {
     let space = pool.space().map_err(|error| (true, "PoolUnavailable", error.chain()))?;
     let name = pool.name();
     if space.read_only {
-        return Err((true, "PoolReadOnly", format!("the filesystem of pool {name:?} is read-only: see the kernel's log")));
+        return Err((
+            true,
+            "PoolReadOnly",
+            format!("the filesystem of pool {name:?} is read-only: see the kernel's log"),
+        ));
     }
     if space.available < space.total / NEARLY_FULL {
-        let message = format!("pool {name:?} is nearly full: {} of {} bytes are available", space.available, space.total);
+        let message = format!(
+            "pool {name:?} is nearly full: {} of {} bytes are available",
+            space.available, space.total
+        );
         return Err((false, "PoolFull", message));
     }
     if pool.ledger().promised() > space.available {
@@ -267,7 +274,10 @@ fn directory_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailm
         });
     }
     if record.limit == Some(LimitMode::Enforced)
-        && btrfs::qgroup(&data).doing(doing)?.and_then(|qgroup| qgroup.limit).is_none_or(|at| at != record.size_bytes)
+        && btrfs::qgroup(&data)
+            .doing(doing)?
+            .and_then(|qgroup| qgroup.limit)
+            .is_none_or(|at| at != record.size_bytes)
     {
         ailments.push(Ailment {
             severity: Severity::Degraded,
@@ -284,7 +294,8 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
     let mut found = |severity, reason, message| ailments.push(Ailment { severity, reason, message });
     let Some(place) = mounted_place(place, located.record.shape.access)? else {
         if file::stat(place).doing(doing)?.is_some() {
-            let message = format!("{} is no mount: the volume has to be staged and published again", place.display());
+            let message =
+                format!("{} is no mount: the volume has to be staged and published again", place.display());
             found(Severity::Inaccessible, "NotMounted", message);
         }
         return Ok(());
@@ -307,7 +318,8 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
             found(Severity::Inaccessible, "DeviceDetached", message);
         }
         Found::Other if image_is_deleted(&place)? => {
-            let message = format!("the image behind {} was deleted: its data ends with the mount", place.display());
+            let message =
+                format!("the image behind {} was deleted: its data ends with the mount", place.display());
             found(Severity::DataLoss, "ImageDeleted", message);
         }
         Found::Other => {
@@ -337,10 +349,15 @@ fn image_is_deleted(place: &Path) -> Result<bool> {
     Ok(loopdev::backing_path(number).doing(doing)?.is_some_and(|backing| backing.deleted))
 }
 
-fn loop_health(number: u32, place: &Path, found: &mut impl FnMut(Severity, &'static str, String)) -> Result<()> {
+fn loop_health(
+    number: u32,
+    place: &Path,
+    found: &mut impl FnMut(Severity, &'static str, String),
+) -> Result<()> {
     match attachment::status(number)? {
         Some(status) if !status.direct_io => {
-            let message = format!("{} is not attached with direct I/O: pages are cached twice", place.display());
+            let message =
+                format!("{} is not attached with direct I/O: pages are cached twice", place.display());
             found(Severity::Degraded, "NoDirectIo", message);
         }
         _ => {}

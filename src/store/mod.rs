@@ -138,9 +138,8 @@ const RETRY: Duration = Duration::from_secs(2);
 impl Slot {
     fn get(&self) -> Result<Arc<Pool>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let unavailable = |why: &str| {
-            Err(Error::Unavailable(format!("pool {:?} cannot be used: {why}", self.config.name)))
-        };
+        let unavailable =
+            |why: &str| Err(Error::Unavailable(format!("pool {:?} cannot be used: {why}", self.config.name)));
         match &*state {
             State::Open(pool) => return Ok(Arc::clone(pool)),
             State::Closed(due, why) if *due > Instant::now() => return unavailable(why),
@@ -192,7 +191,10 @@ impl Store {
     pub fn pool(&self, name: &str) -> Result<Arc<Pool>> {
         let Some(slot) = self.pools.get(name) else {
             let known: Vec<_> = self.pools.keys().map(String::as_str).collect();
-            return Err(Error::Invalid(format!("pool {name:?} is unknown; this node has {}", known.join(", "))));
+            return Err(Error::Invalid(format!(
+                "pool {name:?} is unknown; this node has {}",
+                known.join(", ")
+            )));
         };
         slot.get()
     }
@@ -219,7 +221,9 @@ impl Store {
             match pool.try_lock(kind, key, mode) {
                 Ok(Some(guard)) => guards.push(guard),
                 Ok(None) => {
-                    return Err(Error::Busy(format!("another operation on {kind} {key} is running; try again")));
+                    return Err(Error::Busy(format!(
+                        "another operation on {kind} {key} is running; try again"
+                    )));
                 }
                 // Without its lock file a pool has vanished; what needs it says so when it looks there.
                 Err(error) => tracing::debug!(pool = pool.name(), error = error.chain(), "cannot lock"),

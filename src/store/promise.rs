@@ -41,7 +41,9 @@ impl Pool {
         match promise {
             // Where a snapshot or a removal changed it meanwhile, that stands.
             Ok(promise) => self.ledger().replace(key, before, promise),
-            Err(error) => tracing::warn!(volume = %key, error = error.chain(), "cannot tell what a volume owns"),
+            Err(error) => {
+                tracing::warn!(volume = %key, error = error.chain(), "cannot tell what a volume owns")
+            }
         }
     }
 
@@ -51,7 +53,8 @@ impl Pool {
             Layout::Image => self.image_owns(record.key)?,
             Layout::Directory if record.limit == Some(LimitMode::Enforced) => {
                 let data = self.data(Kind::Volume, record.key);
-                let qgroup = btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
+                let qgroup =
+                    btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
                 qgroup.map_or(0, |figures| figures.exclusive)
             }
             Layout::Directory => 0,

@@ -108,7 +108,9 @@ pub fn backing_path(number: u32) -> Result<Option<Backing>> {
     let attribute = Path::new(SYSFS).join(format!("loop{number}/loop/backing_file"));
     let text = match fs::read(&attribute) {
         Ok(text) => text,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => return Ok(None),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => {
+            return Ok(None);
+        }
         Err(e) => return Err(e).at("read", &attribute),
     };
     let text = text.strip_suffix(b"\n").unwrap_or(&text);
