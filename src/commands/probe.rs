@@ -27,7 +27,7 @@ pub fn run(arguments: &ProbeArgs) -> Outcome {
 }
 
 async fn ask(endpoint: &Endpoint, limit: Duration) -> Outcome {
-    let mut client = Client::connect(endpoint.path(), limit).await.map_err(|error| {
+    let mut client = Client::connect_within(endpoint.path(), limit).await.map_err(|error| {
         format!("nobody answers on {endpoint} ({}): start the driver, or correct --endpoint", chain(&error))
     })?;
     let answer = client.identity.probe(ProbeRequest {}).await;
