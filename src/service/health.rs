@@ -287,6 +287,16 @@ fn directory_at_rest(
             ),
         });
     }
+    if record.limit == Some(LimitMode::Enforced) && !btrfs::quota_consistent(&data).doing(doing)? {
+        ailments.push(Ailment {
+            severity: Severity::Degraded,
+            reason: "LimitInconsistent",
+            message: format!(
+                "the kernel has lost count of qgroups: run `btrfs quota rescan {}`",
+                pool.home().display()
+            ),
+        });
+    }
     if record.limit == Some(LimitMode::Enforced)
         && btrfs::qgroup(&data)
             .doing(doing)?
