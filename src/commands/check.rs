@@ -13,10 +13,13 @@ use crate::{
     store::{Pool, PoolConfig, Survey, survey},
 };
 use serde::Serialize;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// statx(2) tells mount roots since 5.8 and their ids since 5.8, mount_setattr(2) exists since 5.12.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+/// How long the end of the scratch loop is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How an item does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -164,7 +167,10 @@ fn mount_api() -> Item {
 fn loop_control() -> Item {
     let outcome = match os::file::stat(Path::new("/dev/loop-control")) {
         Ok(Some(_)) => Ok("new loop devices can be asked for".into()),
-        Ok(None) => Err("load the kernel's loop module (`modprobe loop`); in a container, mount the host's /dev".into()),
+        Ok(None) => {
+            Err("load the kernel's loop module (`modprobe loop`); in a container, mount the host's /dev"
+                .into())
+        }
         Err(error) => Err(text(&error)),
     };
     required("/dev/loop-control", outcome)
@@ -185,10 +191,13 @@ fn attach_scratch() -> Result<bool, String> {
         Attach::Held(held) => held,
         Attach::Elsewhere => return Err(format!("{} is open in another process", path.display())),
     };
-    match loopdev::status(&held).map_err(|error| text(&error))? {
-        Some(status) => Ok(status.direct_io),
-        None => Err(format!("{} lost its image at once", held.path().display())),
-    }
+    let status = loopdev::status(&held).map_err(|error| text(&error))?;
+    let lost = || format!("{} lost its image at once", held.path().display());
+    let direct_io = status.ok_or_else(lost)?.direct_io;
+    drop(held);
+    // Whoever looks at all loops just now keeps it for a moment; the kernel detaches it after that.
+    let _goes_by_itself = loopdev::wait_unused(&path, PATIENCE).map_err(|error| text(&error))?;
+    Ok(direct_io)
 }
 
 /// A closed file: only then it can be attached. In a container the usual place may be read-only.
@@ -198,7 +207,9 @@ fn scratch_file() -> Result<tempfile::TempPath, String> {
         let made = tempfile::Builder::new().prefix("wharf-check-").tempfile_in(&directory);
         match made.and_then(|file| file.as_file().set_len(1 << 20).map(|()| file)) {
             Ok(file) => return Ok(file.into_temp_path()),
-            Err(error) => failure = format!("no scratch image can be made, lastly in {}: {error}", directory.display()),
+            Err(error) => {
+                failure = format!("no scratch image can be made, lastly in {}: {error}", directory.display())
+            }
         }
     }
     Err(failure)
@@ -213,12 +224,20 @@ fn filesystems() -> Vec<Item> {
     vec![
         required(
             "ext4 in the kernel",
-            knows("ext4", "the default inside images", "load it (`modprobe ext4`): it is the default inside images"),
+            knows(
+                "ext4",
+                "the default inside images",
+                "load it (`modprobe ext4`): it is the default inside images",
+            ),
         ),
         optional(
             "xfs in the kernel",
             State::Missing,
-            knows("xfs", "images may hold it, pools may be it", "images with `fstype: xfs` cannot be mounted"),
+            knows(
+                "xfs",
+                "images may hold it, pools may be it",
+                "images with `fstype: xfs` cannot be mounted",
+            ),
         ),
         optional(
             "btrfs in the kernel",
@@ -239,7 +258,10 @@ fn tools() -> Vec<Item> {
     vec![
         required("mke2fs", tool(Tool::Mke2fs, ext4, "without it no volume with ext4 can be made")),
         missing("e2fsck", tool(Tool::E2fsck, ext4, "without it ext4 cannot grow where the kernel refuses")),
-        missing("resize2fs", tool(Tool::Resize2fs, ext4, "without it ext4 cannot grow where the kernel refuses")),
+        missing(
+            "resize2fs",
+            tool(Tool::Resize2fs, ext4, "without it ext4 cannot grow where the kernel refuses"),
+        ),
         missing("tune2fs", tool(Tool::Tune2fs, ext4, "without it ext4 cannot be restored or cloned")),
         missing("mkfs.xfs", tool(Tool::MkfsXfs, xfs, "without it no volume with xfs can be made")),
         missing("xfs_db", tool(Tool::XfsDb, xfs, "without it xfs cannot be restored or cloned")),
@@ -250,7 +272,9 @@ fn propagation() -> Item {
     let advice = "containers that run already do not see volumes that are mounted later: `mount --make-rshared /` \
                   (Kubernetes' mountPropagation Bidirectional needs it)";
     let outcome = match mountinfo::at(Path::new("/")) {
-        Ok(Some(root)) if root.propagation.contains("shared:") => Ok("shared: containers see new mounts".into()),
+        Ok(Some(root)) if root.propagation.contains("shared:") => {
+            Ok("shared: containers see new mounts".into())
+        }
         Ok(_) => Err(format!("private: {advice}")),
         Err(error) => Err(text(&error)),
     };
@@ -276,7 +300,9 @@ fn of_pool(config: &PoolConfig) -> Vec<Item> {
 fn usable(survey: &Survey) -> Result<String, String> {
     let place = format!("{} on {}", survey.home.display(), survey.mount.fstype);
     if survey.space.read_only {
-        return Err(format!("{place} is read-only: mount it writable; the kernel's log may say why it is not"));
+        return Err(format!(
+            "{place} is read-only: mount it writable; the kernel's log may say why it is not"
+        ));
     }
     Ok(match survey.store {
         Some(store) => format!("{place}, store {store}"),
@@ -328,7 +354,9 @@ fn limits(survey: &Survey) -> Result<String, String> {
 fn direct_io(survey: &Survey) -> Result<String, String> {
     match survey.direct_io {
         Some(true) => Ok("images bypass the pool's page cache".into()),
-        Some(false) => Err(format!("{} refuses it: what is in an image is cached twice", survey.mount.fstype)),
+        Some(false) => {
+            Err(format!("{} refuses it: what is in an image is cached twice", survey.mount.fstype))
+        }
         None => Err("unknown: nothing can be written there now".into()),
     }
 }

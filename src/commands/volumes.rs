@@ -95,7 +95,8 @@ pub fn run(arguments: &VolumesArgs) -> Outcome {
         Output::Json => print::json(&report)?,
         Output::Table => show(&report),
     }
-    let failed: Vec<_> = report.pools.iter().filter_map(|pool| Some((&pool.name, pool.error.as_ref()?))).collect();
+    let failed: Vec<_> =
+        report.pools.iter().filter_map(|pool| Some((&pool.name, pool.error.as_ref()?))).collect();
     for (name, error) in &failed {
         eprintln!("wharf: pool {name:?} cannot be listed: {}", print::plain(error));
     }
@@ -149,7 +150,10 @@ fn volume(pool: &Pool, key: Key, attachments: &Attachments) -> Option<Row> {
         loop_device,
         mounts,
         health: worst.map_or("healthy", service::Severity::as_str),
-        ailments: ailments.into_iter().map(|ailment| format!("{}: {}", ailment.reason, ailment.message)).collect(),
+        ailments: ailments
+            .into_iter()
+            .map(|ailment| format!("{}: {}", ailment.reason, ailment.message))
+            .collect(),
         source: record.source.map(|source| match source {
             Source::Snapshot(key) => format!("snapshot {key}"),
             Source::Volume(key) => format!("volume {key}"),

@@ -77,7 +77,14 @@ pub fn try_mount_api() -> Result<()> {
     let nothing = mount_attr { attr_set: 0, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the path is a C string, the structure and its size belong together, both outlive the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, &raw const nothing, size_of::<mount_attr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            -1,
+            c"".as_ptr(),
+            0,
+            &raw const nothing,
+            size_of::<mount_attr>(),
+        )
     };
     // With nothing to change the kernel only looks whether the caller may, never at the file.
     match result {

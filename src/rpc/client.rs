@@ -1,6 +1,8 @@
 //! A CSI client over a unix socket, for `wharf probe` and `wharf demo`.
 
-use super::csi::{controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient};
+use super::csi::{
+    controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient,
+};
 use std::{path::Path, time::Duration};
 use tokio::time::sleep;
 use tonic::{
@@ -99,7 +101,8 @@ mod tests {
         let mut calls = 0;
         let answer = answered(|| {
             calls += 1;
-            let answer = if calls < 3 { Err(Status::new(Code::Aborted, "later")) } else { Ok(Response::new(7)) };
+            let answer =
+                if calls < 3 { Err(Status::new(Code::Aborted, "later")) } else { Ok(Response::new(7)) };
             async move { answer }
         });
         assert_eq!(answer.await.unwrap(), 7);

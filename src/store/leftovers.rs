@@ -215,7 +215,8 @@ impl Search<'_> {
     fn home(&mut self) -> Result<()> {
         let known = |name: &str| {
             let first_format = format!("{FORMAT}{TEMPORARY}");
-            let known = [FORMAT, LOCK, "lost+found", &first_format].contains(&name) || DIRECTORIES.contains(&name);
+            let known =
+                [FORMAT, LOCK, "lost+found", &first_format].contains(&name) || DIRECTORIES.contains(&name);
             known.then_some(())
         };
         for name in self.names(self.pool.home())? {
@@ -251,13 +252,20 @@ impl Search<'_> {
     /// is only a hint, which is enough to report by.
     fn stray_loops(&mut self) -> Result<()> {
         for number in self.numbers.clone() {
-            let backing = loopdev::backing_path(number).doing(|| format!("looking at loop device {number}"))?;
+            let backing =
+                loopdev::backing_path(number).doing(|| format!("looking at loop device {number}"))?;
             let Some(backing) = backing else { continue };
             let Some(reason) = self.no_volume(&backing)? else { continue };
             let fate = Fate::Leave(format!(
                 "{reason}, but something may still use it: unmount that, then `losetup -d /dev/loop{number}`"
             ));
-            self.found.push(Leftover { what: What::Loop(number), place: backing.path, bytes: None, since: None, fate });
+            self.found.push(Leftover {
+                what: What::Loop(number),
+                place: backing.path,
+                bytes: None,
+                since: None,
+                fate,
+            });
         }
         Ok(())
     }
@@ -269,7 +277,9 @@ impl Search<'_> {
         let (top, name) = (parts.next().flatten(), parts.next().flatten());
         Ok(match (top, name.and_then(Kind::parse_draft)) {
             // While a volume is being made its maker may attach the image.
-            (Some("tmp"), Some((kind, key))) if self.pool.try_lock(kind, key, Mode::Exclusive)?.is_none() => None,
+            (Some("tmp"), Some((kind, key))) if self.pool.try_lock(kind, key, Mode::Exclusive)?.is_none() => {
+                None
+            }
             (Some("tmp"), _) => Some("its image was never finished"),
             _ if backing.deleted => Some("its image was deleted"),
             (Some("trash"), _) => Some("its image is in trash"),
@@ -325,13 +335,17 @@ fn in_work() -> Purged {
 }
 
 fn still_attached(number: u32) -> String {
-    format!("its image is attached to /dev/loop{number}: unmount what uses it, then `losetup -d /dev/loop{number}`")
+    format!(
+        "its image is attached to /dev/loop{number}: unmount what uses it, then `losetup -d /dev/loop{number}`"
+    )
 }
 
 /// The loop that holds the image of the object in this directory.
 fn attached(object: &Path) -> Result<Option<u32>> {
     match image_inode(object)? {
-        Some(inode) => loopdev::find(inode).doing(|| format!("looking for the loop device of {}", object.display())),
+        Some(inode) => {
+            loopdev::find(inode).doing(|| format!("looking for the loop device of {}", object.display()))
+        }
         None => Ok(None),
     }
 }

@@ -46,7 +46,10 @@ pub fn run(arguments: &DemoArgs) -> Outcome {
     let scratch = Scratch::new(arguments.directory.as_deref())?;
     let mut teller = Teller::new();
     let end = play(&scratch, &mut teller);
-    let in_use = scratch.in_use().unwrap_or_default();
+    let in_use = match end {
+        Ok(()) => scratch.still_in_use().unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
     let path = scratch.path().display().to_string();
     let left = scratch.remove();
     conclude(&teller, end, in_use, left, &path, begun.elapsed())
@@ -76,7 +79,8 @@ fn play(scratch: &Scratch, teller: &mut Teller) -> Result<(), Break> {
     let end = runtime.block_on(async {
         let signals = server::shutdown_signal().map_err(|error| failed(error.to_string()))?;
         let (stop, server) = serve(&endpoint, &service).map_err(failed)?;
-        let client = Client::connect_within(&scratch.socket(), LIMIT).await.map_err(|error| failed(chain(&error)))?;
+        let client =
+            Client::connect_within(&scratch.socket(), LIMIT).await.map_err(|error| failed(chain(&error)))?;
         let mut story = Story::new(client, scratch, teller, &service, signals);
         let end = story.tell().await;
         if end.is_err() {
@@ -103,7 +107,9 @@ fn serve(endpoint: &Endpoint, service: &Arc<Service>) -> Result<(Trigger, Server
     let routes = rpc::routes(Arc::clone(service), "wharf.csi.dev", metrics, offer);
     let listener = server::listen(endpoint).map_err(|error| chain(&error))?;
     let (stop, shutdown) = Shutdown::new();
-    let serving = async { server::serve(listener, routes, shutdown, server::GRACE).await.map_err(|error| chain(&error)) };
+    let serving = async {
+        server::serve(listener, routes, shutdown, server::GRACE).await.map_err(|error| chain(&error))
+    };
     Ok((stop, tokio::spawn(serving)))
 }
 
@@ -123,7 +129,10 @@ fn conclude(
         // The story had said that everything was deleted.
         Ok(()) if !in_use.is_empty() => {
             teller.say(&format!("\n{left}"));
-            Err(format!("after every volume was deleted there still was {}: report this as a bug", in_use.join(", ")))
+            Err(format!(
+                "after every volume was deleted there still was {}: report this as a bug",
+                in_use.join(", ")
+            ))
         }
         Ok(()) => {
             teller.say(&format!("\n{} steps in {}; {left}", teller.steps(), milliseconds(took)));

@@ -139,7 +139,8 @@ impl<'a> Story<'a> {
             format!("{} {} answers over gRPC", info.name, info.vendor_version)
         })
         .await?;
-        let request = csi::GetCapacityRequest { volume_capabilities: vec![capability()], ..Default::default() };
+        let request =
+            csi::GetCapacityRequest { volume_capabilities: vec![capability()], ..Default::default() };
         let asked = call!(self, controller.get_capacity, request);
         let room = self.step("GetCapacity", asked, |answer| {
             format!("{} can be claimed by new volumes", size(answer.available_capacity))
@@ -159,7 +160,12 @@ impl<'a> Story<'a> {
         ))
     }
 
-    async fn create(&mut self, name: &str, bytes: i64, snapshot: Option<&csi::Snapshot>) -> Result<Volume, Break> {
+    async fn create(
+        &mut self,
+        name: &str,
+        bytes: i64,
+        snapshot: Option<&csi::Snapshot>,
+    ) -> Result<Volume, Break> {
         let source = snapshot.map(|snapshot| csi::VolumeContentSource {
             r#type: Some(volume_content_source::Type::Snapshot(volume_content_source::SnapshotSource {
                 snapshot_id: snapshot.snapshot_id.clone(),
@@ -177,7 +183,9 @@ impl<'a> Story<'a> {
             let bytes = answer.volume.as_ref().map_or(0, |volume| volume.capacity_bytes);
             match restored {
                 false => format!("{} that are its own, with ext4 inside", size(bytes)),
-                true => format!("{} restored from the snapshot, with a filesystem id of its own", size(bytes)),
+                true => {
+                    format!("{} restored from the snapshot, with a filesystem id of its own", size(bytes))
+                }
             }
         });
         let id = made.await?.volume.unwrap_or_default().volume_id;
@@ -228,7 +236,10 @@ impl<'a> Story<'a> {
         let path = volume.target.join(FILE);
         self.teller.begin("the application");
         let written = fs::write(&path, content).and_then(|()| fs::File::open(&path)?.sync_all());
-        self.told("the application", written.map(|()| format!("wrote {} and synced it", print::bytes(content.len() as u64))))
+        self.told(
+            "the application",
+            written.map(|()| format!("wrote {} and synced it", print::bytes(content.len() as u64))),
+        )
     }
 
     fn overwrite(&mut self, volume: &Volume) -> Result<(), Break> {
@@ -243,12 +254,13 @@ impl<'a> Story<'a> {
             volume_path: text(&volume.target),
             ..Default::default()
         };
-        let answer = self.step("NodeGetVolumeStats", call!(self, node.node_get_volume_stats, request), |answer| {
-            match answer.usage.first() {
-                Some(usage) => format!("{} of {} are used", size(usage.used), size(usage.total)),
-                None => "no figures".to_owned(),
-            }
-        });
+        let answer =
+            self.step("NodeGetVolumeStats", call!(self, node.node_get_volume_stats, request), |answer| {
+                match answer.usage.first() {
+                    Some(usage) => format!("{} of {} are used", size(usage.used), size(usage.total)),
+                    None => "no figures".to_owned(),
+                }
+            });
         Ok(answer.await?.usage.first().map_or(0, |usage| usage.total))
     }
 
@@ -265,7 +277,9 @@ impl<'a> Story<'a> {
         let cut = self.step_unless_refused("CreateSnapshot", cut, |answer| match answer {
             Some(_) if in_use => "cut while the volume is in use, sharing its blocks".to_owned(),
             Some(_) => "copied, holes left out".to_owned(),
-            None => format!("{filesystem} cannot share blocks: it will be copied once the volume is unstaged"),
+            None => {
+                format!("{filesystem} cannot share blocks: it will be copied once the volume is unstaged")
+            }
         });
         let Some(snapshot) = cut.await?.and_then(|answer| answer.snapshot) else { return Ok(None) };
         self.snapshots.push(snapshot.snapshot_id.clone());
@@ -292,12 +306,14 @@ impl<'a> Story<'a> {
             capacity_range: range,
             ..Default::default()
         };
-        let expanded = self.step_unless_refused("NodeExpandVolume", call!(self, node.node_expand_volume, request), |answer| {
-            match answer {
+        let expanded = self.step_unless_refused(
+            "NodeExpandVolume",
+            call!(self, node.node_expand_volume, request),
+            |answer| match answer {
                 Some(_) => "the filesystem grew while it was mounted".to_owned(),
                 None => "no CAP_SYS_RESOURCE here: the filesystem grows when it is staged again".to_owned(),
-            }
-        });
+            },
+        );
         Ok(expanded.await?.is_some())
     }
 
@@ -311,7 +327,10 @@ impl<'a> Story<'a> {
         if total > SIZE {
             return Ok(());
         }
-        Err(Break::new("NodeStageVolume", format!("the filesystem did not grow, it still has {}", size(total))))
+        Err(Break::new(
+            "NodeStageVolume",
+            format!("the filesystem did not grow, it still has {}", size(total)),
+        ))
     }
 
     async fn restore(&mut self, snapshot: &csi::Snapshot, content: &[u8]) -> Result<(), Break> {
@@ -343,7 +362,9 @@ impl<'a> Story<'a> {
             staging_target_path: text(&volume.staging),
         };
         let gone = call!(self, node.node_unstage_volume, request);
-        self.step("NodeUnstageVolume", gone, |_| "unmounted, and its loop device is free".to_owned()).await.map(drop)
+        self.step("NodeUnstageVolume", gone, |_| "unmounted, and its loop device is free".to_owned())
+            .await
+            .map(drop)
     }
 
     async fn delete_all(&mut self) -> Result<(), Break> {
@@ -381,7 +402,8 @@ impl<'a> Story<'a> {
     pub async fn tidy(&mut self) {
         for volume in self.volumes.clone() {
             let target = text(&volume.target);
-            let request = csi::NodeUnpublishVolumeRequest { volume_id: volume.id.clone(), target_path: target };
+            let request =
+                csi::NodeUnpublishVolumeRequest { volume_id: volume.id.clone(), target_path: target };
             let _removed_by_force_otherwise = call!(self, node.node_unpublish_volume, request).await;
             let staging_target_path = text(&volume.staging);
             let request = csi::NodeUnstageVolumeRequest { volume_id: volume.id.clone(), staging_target_path };
@@ -461,7 +483,10 @@ fn capability() -> csi::VolumeCapability {
     use volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
     csi::VolumeCapability {
         access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
-        access_type: Some(AccessType::Mount(MountVolume { fs_type: "ext4".to_owned(), ..Default::default() })),
+        access_type: Some(AccessType::Mount(MountVolume {
+            fs_type: "ext4".to_owned(),
+            ..Default::default()
+        })),
     }
 }
 
