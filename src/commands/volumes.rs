@@ -130,7 +130,7 @@ fn volume(pool: &Pool, key: Key, attachments: &Attachments) -> Option<Row> {
         Ok(record) => record?,
         Err(error) => return Some(damaged(pool, key, error.chain())),
     };
-    let ailments = match service::at_rest(pool, key, &record.node) {
+    let ailments = match service::at_rest(pool, key, &record.node, service::Look::Thorough) {
         Ok((_, ailments)) => ailments,
         Err(error) => return Some(damaged(pool, key, error.chain())),
     };

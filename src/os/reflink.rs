@@ -268,7 +268,7 @@ mod tests {
             while size >= 4096 {
                 let file = create_new(&pool.path().join(format!("fill{number}")));
                 number += 1;
-                match file.and_then(|file| crate::os::file::allocate(&file, size)) {
+                match file.and_then(|file| allocate(&file, size)) {
                     Ok(()) => {}
                     Err(_) => size /= 2,
                 }

@@ -133,12 +133,10 @@ impl Service {
 /// not ours to remove.
 fn remove_target(target: &Path, was_ours: bool) -> Result<()> {
     match remove_place(target) {
-        Err(Error::Os { source, .. }) if !was_ours && source.errno() == Some(libc::ENOTEMPTY) => {
-            Err(Error::NotFound(format!(
-                "{} is no mount and not empty: nothing of this driver is there",
-                target.display()
-            )))
-        }
+        Err(Error::Os { source, .. }) if !was_ours && source.is_not_empty() => Err(Error::NotFound(format!(
+            "{} is no mount and not empty: nothing of this driver is there",
+            target.display()
+        ))),
         result => result,
     }
 }

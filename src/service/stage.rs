@@ -423,10 +423,10 @@ pub(super) fn unmount(seen: &Mount) -> Result<()> {
     let deadline = Instant::now() + Duration::from_millis(300);
     loop {
         match mount::unmount(&seen.point) {
-            Err(e) if e.errno() == Some(libc::EBUSY) && Instant::now() < deadline => {
+            Err(e) if e.is_busy() && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(10));
             }
-            Err(e) if e.errno() == Some(libc::EBUSY) => {
+            Err(e) if e.is_busy() => {
                 return Err(Error::Busy(format!(
                     "{} is in use by a process on this node: stop it, then try again",
                     seen.point.display()

@@ -41,7 +41,7 @@ pub fn create(home: &Path) -> Result<Format> {
     for name in DIRECTORIES {
         let path = home.join(name);
         match file::create_dir(&path) {
-            Err(e) if e.errno() == Some(libc::EEXIST) => {}
+            Err(e) if e.is_already_there() => {}
             result => result.doing(|| format!("making a new store in {}", home.display()))?,
         }
         failpoint!("store.directory-made");
