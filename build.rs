@@ -28,9 +28,9 @@ fn unprintable(compiler: &protox::Compiler) -> Vec<String> {
         .filter(|message| {
             message.fields().any(|field| {
                 field.name() == "mount_flags"
-                    || secret.as_ref().is_some_and(|s| {
-                        field.options().get_extension(s).as_bool() == Some(true)
-                    })
+                    || secret
+                        .as_ref()
+                        .is_some_and(|s| field.options().get_extension(s).as_bool() == Some(true))
             })
         })
         .collect();

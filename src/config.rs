@@ -30,12 +30,15 @@ pub enum Command {
     ///
     /// The exit code is 0 when local volumes can be served.
     Check(CheckArgs),
-    /// Lists volumes and snapshots on pools.
+    /// Lists volumes and snapshots on pools, also beside a running driver.
+    ///
+    /// Nothing is written there. The exit code is 0 when every pool could be listed.
     Volumes(VolumesArgs),
     /// Finds leftovers on pools, and with --apply removes them.
     ///
     /// Without --apply nothing is changed. What cannot be proven to be this driver's leftover is reported
-    /// and never removed.
+    /// and never removed. May be used beside a running driver. The exit code is 0 when nothing is left that
+    /// may be removed.
     Gc(GcArgs),
     /// Asks a running driver whether it can serve: the exit code is the answer.
     ///
@@ -121,14 +124,16 @@ pub struct ProbeArgs {
     #[arg(long, env = "CSI_ENDPOINT")]
     pub endpoint: String,
     /// How many seconds to wait for the answer.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
 }
 
 /// Of `wharf demo`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct DemoArgs {
-    /// An existing directory to make the scratch pool in [default: the system's temporary directory].
+    /// An existing directory to make the scratch pool in; about 2.5 GiB have to be free there.
+    ///
+    /// [default: the system's temporary directory, or /var/tmp where that one is in memory]
     #[arg(long)]
     pub directory: Option<PathBuf>,
 }
@@ -171,8 +176,15 @@ fn parse_pool(text: &str) -> Result<PoolConfig, String> {
 fn parse_driver_name(text: &str) -> Result<String, String> {
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let good = text.len() <= 63 && text.chars().all(inside) && ends(text.chars().next()) && ends(text.chars().last());
-    if good { Ok(text.to_owned()) } else { Err("it must look like a domain name of at most 63 characters".into()) }
+    let good = text.len() <= 63
+        && text.chars().all(inside)
+        && ends(text.chars().next())
+        && ends(text.chars().last());
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("it must look like a domain name of at most 63 characters".into())
+    }
 }
 
 /// Two pools of one name, or one directory twice, would be two stores that know nothing of each other.
@@ -183,7 +195,10 @@ pub fn check_pools(pools: &[PoolConfig]) -> Result<(), String> {
                 return Err(format!("pool {:?} is given twice: give each pool a name of its own", pool.name));
             }
             if other.path.starts_with(&pool.path) || pool.path.starts_with(&other.path) {
-                return Err(format!("pools {:?} and {:?} lie in each other: give each its own directory", other.name, pool.name));
+                return Err(format!(
+                    "pools {:?} and {:?} lie in each other: give each its own directory",
+                    other.name, pool.name
+                ));
             }
         }
     }
@@ -204,7 +219,10 @@ mod tests {
     #[test]
     fn pools() {
         let pool = parse_pool("fast=/mnt/fast,mounted").unwrap();
-        assert_eq!((pool.name.as_str(), pool.path.to_str().unwrap(), pool.mounted), ("fast", "/mnt/fast", true));
+        assert_eq!(
+            (pool.name.as_str(), pool.path.to_str().unwrap(), pool.mounted),
+            ("fast", "/mnt/fast", true)
+        );
         for bad in ["fast", "=/x", "Fast=/x", "a=x", "a/b=/x"] {
             assert!(parse_pool(bad).is_err(), "{bad}");
         }

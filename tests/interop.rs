@@ -2,7 +2,7 @@
 //!
 //! `tests/interop/setup` builds them; without it these tests fail and say so.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod identity;
 

@@ -37,7 +37,10 @@ enum How {
 const COMMANDS: [(&str, How); 17] = [
     (
         "make demo",
-        How::Target("demo", &["@scripts/setup demo", "cargo build --release --locked", "target/release/wharf demo"]),
+        How::Target(
+            "demo",
+            &["@scripts/setup demo", "cargo build --release --locked", "target/release/wharf demo"],
+        ),
     ),
     ("make test", How::Target("test", &["@scripts/setup test", "@scripts/test"])),
     ("apt-get install --yes gcc libc6-dev e2fsprogs xfsprogs", How::Packages),
@@ -85,9 +88,13 @@ fn make_targets_do_what_the_pages_say() {
         }
     }
     let ci = read(".ci/run");
-    assert!(ci.lines().any(|line| line.trim() == "make test"), "CI runs something else than the README:\n{ci}");
+    assert!(
+        ci.lines().any(|line| line.trim() == "make test"),
+        "CI runs something else than the README:\n{ci}"
+    );
     let tiers = read("scripts/test");
-    let all = tiers.lines().find_map(|line| line.strip_prefix("all=(")).expect("scripts/test lists its tiers");
+    let all =
+        tiers.lines().find_map(|line| line.strip_prefix("all=(")).expect("scripts/test lists its tiers");
     let all: Vec<_> = all.trim_end_matches(')').split(' ').collect();
     for tier in ["unit", "kernel", "interop", "sanity", "docs"] {
         assert!(all.contains(&tier), "`make test` leaves out the tier {tier}");
@@ -100,7 +107,8 @@ fn the_demo_runs() {
     let mut demo = Command::new(WHARF);
     demo.arg("demo").env("TMPDIR", scratch.path());
     run(demo, "wharf demo");
-    let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "the demo left {left:?}");
 }
 
@@ -123,13 +131,17 @@ fn the_table_of_commands_is_complete() {
     let mut help = Command::new(WHARF);
     help.arg("--help");
     let help = run(help, "wharf --help");
-    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     let readme = read("README.md");
     let mut count = 0;
     for name in names {
         count += 1;
-        assert!(readme.contains(&format!("\n| `wharf {name}` |")), "README.md does not explain `wharf {name}`");
+        assert!(
+            readme.contains(&format!("\n| `wharf {name}` |")),
+            "README.md does not explain `wharf {name}`"
+        );
     }
     assert!(count >= 6, "only {count} commands were found in:\n{help}");
 }
@@ -232,11 +244,28 @@ impl Machine {
         assert!(["mixed", "process"].contains(&one("KillMode").as_str()), "a mkfs must not be killed first");
         // systemd.exec(5): each of these gives the service a mount namespace, or takes its devices.
         for hiding in [
-            "ProtectSystem", "ProtectHome", "PrivateTmp", "ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths",
-            "ProtectKernelModules", "ProtectKernelTunables", "ProtectKernelLogs", "ProtectControlGroups",
-            "ProtectClock", "ProtectProc", "BindPaths", "TemporaryFileSystem", "RootDirectory", "DynamicUser",
+            "ProtectSystem",
+            "ProtectHome",
+            "PrivateTmp",
+            "ReadWritePaths",
+            "ReadOnlyPaths",
+            "InaccessiblePaths",
+            "ProtectKernelModules",
+            "ProtectKernelTunables",
+            "ProtectKernelLogs",
+            "ProtectControlGroups",
+            "ProtectClock",
+            "ProtectProc",
+            "BindPaths",
+            "TemporaryFileSystem",
+            "RootDirectory",
+            "DynamicUser",
         ] {
-            assert_eq!(self.settings(hiding), Vec::<String>::new(), "{hiding} would hide the mounts or devices");
+            assert_eq!(
+                self.settings(hiding),
+                Vec::<String>::new(),
+                "{hiding} would hide the mounts or devices"
+            );
         }
     }
 
@@ -280,7 +309,11 @@ impl Machine {
         let all = run(list, "setpriv --list-caps");
         let all: Vec<_> = all.lines().map(str::trim).collect();
         assert!(kept.iter().all(|name| all.contains(name)), "{kept:?} are not all capabilities");
-        all.iter().filter(|name| !kept.contains(name)).map(|name| format!("-{name}")).collect::<Vec<_>>().join(",")
+        all.iter()
+            .filter(|name| !kept.contains(name))
+            .map(|name| format!("-{name}"))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// As systemd does: SIGTERM, and the end is expected to be orderly.
@@ -385,7 +418,9 @@ fn blocks(page: &Path) -> Vec<Vec<String>> {
     for line in text.lines() {
         let fence = line.trim_start().starts_with("```");
         match &mut open {
-            None if fence && matches!(line.trim_start_matches(['`', ' ']), "sh" | "bash" | "shell" | "console") => {
+            None if fence
+                && matches!(line.trim_start_matches(['`', ' ']), "sh" | "bash" | "shell" | "console") =>
+            {
                 open = Some(Vec::new());
             }
             Some(_) if fence => blocks.extend(open.take()),

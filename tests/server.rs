@@ -1,6 +1,6 @@
 //! A server's life: who may connect, how it ends, and that it outlives a lack of descriptors.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod identity;
 

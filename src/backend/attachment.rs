@@ -73,10 +73,7 @@ pub fn in_use(pool: &Pool, key: Key, layout: Layout) -> Result<bool> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Err(Error::Busy(format!(
-        "{} is open in another process; close it, then try again",
-        image.display()
-    )))
+    Err(Error::Busy(format!("{} is open in another process; close it, then try again", image.display())))
 }
 
 /// A volume whose place on disk is known.
@@ -116,7 +113,11 @@ impl Located<'_> {
         if self.record.shape.layout == Layout::Directory {
             let data = self.pool.data(Kind::Volume, self.record.key);
             let root = file::stat(&data).doing(doing)?;
-            return Ok(if root.is_some_and(|root| root.inode == stat.inode) { Found::Root(None) } else { Found::Other });
+            return Ok(if root.is_some_and(|root| root.inode == stat.inode) {
+                Found::Root(None)
+            } else {
+                Found::Other
+            });
         }
         let image = self.image_inode()?;
         if stat.is_block {

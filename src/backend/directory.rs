@@ -79,7 +79,12 @@ pub fn key_of_root(root: &Path) -> Option<Key> {
 }
 
 /// Copies or reflinks the tree of `from` into the draft.
-pub fn copy(from: &Path, draft: &Draft<'_>, share: bool, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+pub fn copy(
+    from: &Path,
+    draft: &Draft<'_>,
+    share: bool,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
     draft.make_data()?;
     let doing = || format!("copying {} to {}", from.display(), draft.data().display());
     let open = |path: &Path| -> Result<File> { file::open_dir(path).doing(doing) };

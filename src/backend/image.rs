@@ -95,7 +95,7 @@ pub fn grow(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Resu
     let mut offline = false;
     on_detached(image, filesystem, |root| match format::grow_mounted(filesystem, root, record.size_bytes) {
         // Without CAP_SYS_RESOURCE ext4 refuses to grow while mounted.
-        Err(e) if filesystem == Filesystem::Ext4 && e.errno() == Some(libc::EPERM) => {
+        Err(e) if filesystem == Filesystem::Ext4 && e.is_not_permitted() => {
             offline = true;
             Ok(())
         }
@@ -160,8 +160,7 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
         Filesystem::Ext4 => &[("errors", Some("remount-ro"))],
         Filesystem::Xfs => &[("nouuid", None)],
     };
-    let detached =
-        mount::mount_detached(&held.path(), name(filesystem), options).doing(doing)?;
+    let detached = mount::mount_detached(&held.path(), name(filesystem), options).doing(doing)?;
     failpoint!("image.mounted-detached");
     let result = work(&detached.root);
     drop(detached);
@@ -173,7 +172,9 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
 
 /// AUTOCLEAR acts when the last user lets go, which may be a moment after our close.
 fn wait_until_free(image: &Path) -> Result<()> {
-    if loopdev::wait_unused(image, Duration::from_secs(5)).doing(|| format!("looking at {}", image.display()))? {
+    if loopdev::wait_unused(image, Duration::from_secs(5))
+        .doing(|| format!("looking at {}", image.display()))?
+    {
         return Ok(());
     }
     Err(Error::Busy(format!("{} is still attached to a loop device; try again", image.display())))

@@ -21,7 +21,8 @@ pub fn of(pool: &Pool) -> Result<Enforcement> {
     if !pool.abilities().btrfs {
         return Ok(Enforcement::None);
     }
-    let on = btrfs::quota_enabled(pool.home()).doing(|| format!("looking for qgroups on pool {:?}", pool.name()))?;
+    let on = btrfs::quota_enabled(pool.home())
+        .doing(|| format!("looking for qgroups on pool {:?}", pool.name()))?;
     Ok(if on { Enforcement::Qgroup } else { Enforcement::None })
 }
 

@@ -4,7 +4,7 @@ use crate::{
     config::{StandaloneArgs, check_pools},
     os,
     rpc::{self, Offer, metrics::Metrics},
-    server::{self, Endpoint, End, Shutdown},
+    server::{self, End, Endpoint, Shutdown},
     service::Service,
 };
 use std::{io, net::SocketAddr, sync::Arc};
@@ -23,7 +23,8 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
         Some(_) => return Err("--node-id must have 1 to 192 bytes".into()),
         None => os::host::name().map_err(|error| chain(&error))?,
     };
-    let endpoint: Endpoint = arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
+    let endpoint: Endpoint =
+        arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
     let service =
         Service::new(&arguments.pools, &node_id, arguments.max_volumes).map_err(|error| error.chain())?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -57,7 +58,9 @@ async fn serve(arguments: &StandaloneArgs, endpoint: &Endpoint, service: Arc<Ser
     );
     match server::serve(listener, routes, shutdown, server::GRACE).await {
         Ok(End::Drained) => tracing::info!("every call was answered; ending"),
-        Ok(End::Abandoned) => tracing::warn!("ending with calls still running; they are picked up after the restart"),
+        Ok(End::Abandoned) => {
+            tracing::warn!("ending with calls still running; they are picked up after the restart")
+        }
         Err(error) => return Err(format!("the server failed: {}", chain(&error))),
     }
     Ok(())
@@ -80,9 +83,12 @@ async fn serve_metrics(address: SocketAddr, metrics: Arc<Metrics>) -> Result<(),
         let rendered = task::spawn_blocking(move || metrics.render()).await;
         match rendered {
             Ok(Ok(text)) => {
-                ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+                ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                    .into_response()
             }
-            _ => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be rendered").into_response(),
+            _ => {
+                (axum::http::StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be rendered").into_response()
+            }
         }
     };
     let routes = Router::new().route("/metrics", get(scrape));

@@ -4,11 +4,14 @@ use super::{
     At, Error, Result,
     file::{on, shown},
 };
-use linux_raw_sys::ioctl::{
-    FIEMAP_EXTENT_DATA_INLINE, FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FIEMAP_FLAG_SYNC, FS_IOC_FIEMAP,
+use linux_raw_sys::{
+    general::{BTRFS_SUPER_MAGIC, XFS_SUPER_MAGIC},
+    ioctl::{
+        FIEMAP_EXTENT_DATA_INLINE, FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FIEMAP_FLAG_SYNC, FS_IOC_FIEMAP,
+    },
 };
 use rustix::{
-    fs::{SeekFrom, ftruncate, ioctl_ficlone, seek},
+    fs::{SeekFrom, ftruncate, ioctl_ficlone, seek, statfs},
     io::Errno,
     ioctl::{Updater, ioctl},
 };
@@ -25,8 +28,19 @@ pub fn clone_file(from: &File, to: &File) -> Result<()> {
 }
 
 /// Whether files in this directory can share blocks: tried with two temporary files, which have no
-/// name (O_TMPFILE) and so vanish with this process at the latest.
+/// name (O_TMPFILE) and so vanish with this process at the latest. Where nothing can be written (a full
+/// or read-only filesystem must still be served and looked at) the filesystem's kind decides.
 pub fn supported(directory: &Path) -> Result<bool> {
+    match attempt(directory) {
+        Err(e) if e.is_no_space() || e.errno() == Some(libc::EROFS) => {
+            let kind = statfs(directory).at("find the filesystem of", directory)?.f_type;
+            Ok([XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].map(i64::from).contains(&kind))
+        }
+        outcome => outcome,
+    }
+}
+
+fn attempt(directory: &Path) -> Result<bool> {
     let op = "try to share blocks in";
     let from = tempfile::tempfile_in(directory).at(op, directory)?;
     let to = tempfile::tempfile_in(directory).at(op, directory)?;
@@ -242,6 +256,26 @@ mod tests {
                     fs::read(pool.path().join("b")).unwrap()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_full_or_read_only_pool_can_still_be_judged() {
+        for (kind, expected) in [(Kind::Btrfs, true), (Kind::Xfs, true), (Kind::Ext4, false)] {
+            let pool = Pool::new(kind, 320 * MIB);
+            let mut size = 256 * MIB;
+            let mut number = 0;
+            while size >= 4096 {
+                let file = create_new(&pool.path().join(format!("fill{number}")));
+                number += 1;
+                match file.and_then(|file| crate::os::file::allocate(&file, size)) {
+                    Ok(()) => {}
+                    Err(_) => size /= 2,
+                }
+            }
+            assert_eq!(supported(pool.path()).unwrap(), expected, "{kind:?}, full");
+            crate::os::testing::run("mount", ["-o".as_ref(), "remount,ro".as_ref(), pool.path().as_os_str()]);
+            assert_eq!(supported(pool.path()).unwrap(), expected, "{kind:?}, read-only");
         }
     }
 

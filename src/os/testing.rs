@@ -1,6 +1,6 @@
 //! Real filesystems for tests: an image file, a loop device, a mount, all gone when dropped.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::{
     ffi::OsStr,

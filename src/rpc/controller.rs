@@ -54,9 +54,12 @@ impl controller_server::Controller for Controller {
             parameters: request.get_ref().parameters.clone(),
             mutable_parameters: request.get_ref().mutable_parameters.clone(),
         };
-        run(&self.0, "ValidateVolumeCapabilities", request, |service, command: ValidateVolume| {
+        run(&self.0, "ValidateVolumeCapabilities", request, |service, command: &ValidateVolume| {
             Ok(match service.validate(command)? {
-                None => csi::ValidateVolumeCapabilitiesResponse { confirmed: Some(confirmed), message: String::new() },
+                None => csi::ValidateVolumeCapabilitiesResponse {
+                    confirmed: Some(confirmed),
+                    message: String::new(),
+                },
                 Some(message) => csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message },
             })
         })
@@ -147,7 +150,5 @@ fn capabilities() -> csi::ControllerGetCapabilitiesResponse {
             r#type: kind.into(),
         })),
     };
-    csi::ControllerGetCapabilitiesResponse {
-        capabilities: CAPABILITIES.into_iter().map(one).collect(),
-    }
+    csi::ControllerGetCapabilitiesResponse { capabilities: CAPABILITIES.into_iter().map(one).collect() }
 }

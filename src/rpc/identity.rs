@@ -42,7 +42,10 @@ impl identity_server::Identity for Identity {
         run(&self.runner, "GetPluginCapabilities", request, move |_, Nothing| Ok(answer)).await
     }
 
-    async fn probe(&self, request: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
+    async fn probe(
+        &self,
+        request: Request<csi::ProbeRequest>,
+    ) -> Result<Response<csi::ProbeResponse>, Status> {
         run(&self.runner, "Probe", request, |service, Nothing| {
             service.probe().map(|()| csi::ProbeResponse { ready: Some(true) })
         })
@@ -53,7 +56,8 @@ impl identity_server::Identity for Identity {
 fn capabilities(offer: Offer) -> csi::GetPluginCapabilitiesResponse {
     use csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
     let of_service = |kind: service::Type| Type::Service(Service { r#type: kind.into() });
-    let expansion = |kind: volume_expansion::Type| Type::VolumeExpansion(VolumeExpansion { r#type: kind.into() });
+    let expansion =
+        |kind: volume_expansion::Type| Type::VolumeExpansion(VolumeExpansion { r#type: kind.into() });
     let mut all = vec![
         of_service(service::Type::VolumeAccessibilityConstraints),
         of_service(service::Type::SnapshotAccessibilityConstraints),

@@ -1,7 +1,7 @@
 //! Prometheus metrics: what they are called, and what is measured for each RPC.
 
 use super::run;
-use crate::service::Service;
+use crate::service::{PoolCensus, Service};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -82,6 +82,8 @@ impl Metrics {
     }
 }
 
+type Figure = fn(&PoolCensus) -> u64;
+
 /// Reads pools and volumes at each scrape: nothing is kept that could go stale.
 #[derive(Debug)]
 struct Pools(Arc<Service>);
@@ -89,7 +91,7 @@ struct Pools(Arc<Service>);
 impl Collector for Pools {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let census = self.0.census();
-        let figures: [(&str, &str, fn(&crate::service::PoolCensus) -> u64); 4] = [
+        let figures: [(&str, &str, Figure); 4] = [
             ("pool_size", "Size of the pool's filesystem", |pool| pool.total),
             ("pool_available", "What its filesystem has available", |pool| pool.available),
             ("pool_promised", "Promised to volumes that do not own it yet", |pool| pool.promised),
@@ -97,12 +99,8 @@ impl Collector for Pools {
         ];
         for (name, help, figure) in figures {
             let unit = (name != "pool_trash").then_some(&Unit::Bytes);
-            let mut family = encoder.encode_descriptor(
-                name,
-                help,
-                unit,
-                prometheus_client::metrics::MetricType::Gauge,
-            )?;
+            let mut family =
+                encoder.encode_descriptor(name, help, unit, prometheus_client::metrics::MetricType::Gauge)?;
             for pool in &census.pools {
                 let gauge = ConstGauge::new(i64::try_from(figure(pool)).unwrap_or(i64::MAX));
                 gauge.encode(family.encode_family(&[("pool", pool.name.as_str())])?)?;
@@ -126,7 +124,8 @@ impl Collector for Pools {
         )?;
         for ((pool, layout, health), count) in &census.volumes {
             let labels = [("pool", pool.as_str()), ("layout", *layout), ("health", *health)];
-            ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX)).encode(volumes.encode_family(&labels)?)?;
+            ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX))
+                .encode(volumes.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -36,7 +36,12 @@ pub struct Offer {
 }
 
 /// The gRPC services over `service`.
-pub fn routes(service: Arc<Service>, driver_name: &str, metrics: Arc<metrics::Metrics>, offer: Offer) -> Routes {
+pub fn routes(
+    service: Arc<Service>,
+    driver_name: &str,
+    metrics: Arc<metrics::Metrics>,
+    offer: Offer,
+) -> Routes {
     let runner = Runner::new(service, metrics);
     let identity = identity::Identity::new(runner.clone(), driver_name, offer);
     let mut routes = Routes::new(csi::identity_server::IdentityServer::new(identity));

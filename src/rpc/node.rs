@@ -104,7 +104,9 @@ impl node_server::Node for Node {
 
 fn capabilities() -> csi::NodeGetCapabilitiesResponse {
     let one = |kind: Type| csi::NodeServiceCapability {
-        r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc { r#type: kind.into() })),
+        r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc {
+            r#type: kind.into(),
+        })),
     };
     csi::NodeGetCapabilitiesResponse { capabilities: CAPABILITIES.into_iter().map(one).collect() }
 }

@@ -5,13 +5,11 @@ use crate::{
     error::{Error, Result},
     service::{
         CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode, ExpandVolume, GetCapacity,
-        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes, NodeHealth, Page,
-        Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
+        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes,
+        NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
     },
     volume::{
-        AccessMode, Capability, CapacityRange, Class, Name,
-        capability::AccessType,
-        parameters,
+        Access, AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
         topology::Requirement,
     },
 };
@@ -30,8 +28,8 @@ fn range(range: Option<csi::CapacityRange>) -> Result<CapacityRange> {
 }
 
 fn page(max_entries: i32, token: String) -> Result<Page> {
-    let max_entries =
-        usize::try_from(max_entries).map_err(|_| Error::Invalid("max_entries must not be negative".into()))?;
+    let max_entries = usize::try_from(max_entries)
+        .map_err(|_| Error::Invalid("max_entries must not be negative".into()))?;
     Ok(Page { max_entries, token })
 }
 
@@ -58,6 +56,10 @@ fn capability(capability: csi::VolumeCapability) -> Result<Capability> {
         Type::Mount(mount) => AccessType::Mount { fs_type: mount.fs_type, flags: mount.mount_flags },
     };
     Ok(Capability { mode, access })
+}
+
+fn optional_access(given: Option<csi::VolumeCapability>) -> Result<Option<Access>> {
+    Ok(given.map(capability).transpose()?.map(|capability| capability.access()))
 }
 
 fn capabilities(all: Vec<csi::VolumeCapability>) -> Result<Vec<Capability>> {
@@ -92,7 +94,9 @@ impl TryFrom<csi::CreateVolumeRequest> for CreateVolume {
         let name = Name::new(request.name)?;
         let capabilities = capabilities(request.volume_capabilities)?;
         if let Some(key) = request.mutable_parameters.keys().next() {
-            return Err(Error::Invalid(format!("mutable parameter {key:?} is unknown: no parameter can be modified")));
+            return Err(Error::Invalid(format!(
+                "mutable parameter {key:?} is unknown: no parameter can be modified"
+            )));
         }
         Ok(Self {
             name,
@@ -194,7 +198,8 @@ impl TryFrom<csi::ControllerExpandVolumeRequest> for ExpandVolume {
         if request.capacity_range.is_none() {
             return Err(missing("capacity_range"));
         }
-        Ok(Self { id, range: range(request.capacity_range)? })
+        let access = optional_access(request.volume_capability)?;
+        Ok(Self { id, range: range(request.capacity_range)?, access })
     }
 }
 
@@ -309,6 +314,7 @@ impl TryFrom<csi::NodeExpandVolumeRequest> for ExpandNode {
             id: required("volume_id", request.volume_id)?,
             path: TargetPath::new("volume_path", request.volume_path)?,
             range: range(request.capacity_range)?,
+            access: optional_access(request.volume_capability)?,
         })
     }
 }

@@ -64,13 +64,19 @@ impl From<VolumeRecord> for csi::CreateVolumeResponse {
 
 impl From<VolumeRecord> for csi::ControllerGetVolumeResponse {
     fn from(record: VolumeRecord) -> Self {
-        Self { volume: Some(record.into()), status: Some(csi::controller_get_volume_response::VolumeStatus::default()) }
+        Self {
+            volume: Some(record.into()),
+            status: Some(csi::controller_get_volume_response::VolumeStatus::default()),
+        }
     }
 }
 
 impl From<(Vec<VolumeRecord>, String)> for csi::ListVolumesResponse {
     fn from((records, next_token): (Vec<VolumeRecord>, String)) -> Self {
-        let entry = |record: VolumeRecord| csi::list_volumes_response::Entry { volume: Some(record.into()), status: None };
+        let entry = |record: VolumeRecord| csi::list_volumes_response::Entry {
+            volume: Some(record.into()),
+            status: None,
+        };
         Self { entries: records.into_iter().map(entry).collect(), next_token }
     }
 }
@@ -89,7 +95,8 @@ impl From<SnapshotRecord> for csi::GetSnapshotResponse {
 
 impl From<(Vec<SnapshotRecord>, String)> for csi::ListSnapshotsResponse {
     fn from((records, next_token): (Vec<SnapshotRecord>, String)) -> Self {
-        let entry = |record: SnapshotRecord| csi::list_snapshots_response::Entry { snapshot: Some(record.into()) };
+        let entry =
+            |record: SnapshotRecord| csi::list_snapshots_response::Entry { snapshot: Some(record.into()) };
         Self { entries: records.into_iter().map(entry).collect(), next_token }
     }
 }
@@ -136,16 +143,17 @@ impl From<Figures> for csi::NodeGetVolumeStatsResponse {
 
 impl From<Health> for csi::VolumeHealth {
     fn from(health: Health) -> Self {
-        let health_statuses = health.ailments.into_iter().map(|ailment| csi::volume_health::VolumeHealthEntry {
-            status: match ailment.severity {
-                Severity::Degraded => csi::VolumeHealthErrorType::Degraded,
-                Severity::Inaccessible => csi::VolumeHealthErrorType::Inaccessible,
-                Severity::DataLoss => csi::VolumeHealthErrorType::DataLoss,
-            }
-            .into(),
-            reason: ailment.reason.to_owned(),
-            message: ailment.message,
-        });
+        let health_statuses =
+            health.ailments.into_iter().map(|ailment| csi::volume_health::VolumeHealthEntry {
+                status: match ailment.severity {
+                    Severity::Degraded => csi::VolumeHealthErrorType::Degraded,
+                    Severity::Inaccessible => csi::VolumeHealthErrorType::Inaccessible,
+                    Severity::DataLoss => csi::VolumeHealthErrorType::DataLoss,
+                }
+                .into(),
+                reason: ailment.reason.to_owned(),
+                message: ailment.message,
+            });
         Self { volume_id: health.id, health_statuses: health_statuses.collect() }
     }
 }
@@ -173,7 +181,10 @@ impl From<Vec<PoolAilment>> for csi::NodeGetStorageHealthResponse {
         // One message for each (status, reason): pools that share one are named together.
         let mut merged: Vec<PoolAilment> = Vec::new();
         for ailment in ailments {
-            match merged.iter_mut().find(|m| m.unreachable == ailment.unreachable && m.reason == ailment.reason) {
+            match merged
+                .iter_mut()
+                .find(|m| m.unreachable == ailment.unreachable && m.reason == ailment.reason)
+            {
                 Some(same) => {
                     same.message.push_str("; ");
                     same.message.push_str(&ailment.message);

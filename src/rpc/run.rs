@@ -57,7 +57,7 @@ pub async fn run<Q, C, O, R>(
     runner: &Runner,
     method: &'static str,
     request: Request<Q>,
-    work: impl FnOnce(&Service, C) -> Result<O> + Send + 'static,
+    work: impl FnOnce(&Service, &C) -> Result<O> + Send + 'static,
 ) -> Result<Response<R>, Status>
 where
     Q: Subject,
@@ -72,7 +72,7 @@ where
     // Parsing proves the fields; a request that is wrong never reaches the pool of threads.
     let outcome = match C::try_from(request) {
         Ok(command) => {
-            let receiver = runner.start(method, join, move |service| work(service, command).map(R::from));
+            let receiver = runner.start(method, join, move |service| work(service, &command).map(R::from));
             wait::<R>(receiver, deadline).await
         }
         Err(error) => Some(Arc::new(Err(error))),

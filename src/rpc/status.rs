@@ -27,19 +27,25 @@ pub fn code(error: &Error) -> Code {
 
 /// What goes over the wire: the code and the whole chain of causes, no details (CSI: MUST be empty).
 pub fn of(error: &Error) -> Status {
-    Status::new(code(error), error.chain())
+    status(code(error), error.chain())
 }
 
 /// The deadline is near and the work goes on. The text is constant: the snapshotter shows every new
 /// text to the user as an event.
 pub fn still_running() -> Status {
-    Status::new(Code::Aborted, "the operation is still running; repeat the same request to wait for it")
+    status(Code::Aborted, "the operation is still running; repeat the same request to wait for it")
 }
 
 /// A panic outside the work of a request, which has its own net.
+#[expect(clippy::needless_pass_by_value, reason = "tower-http gives the panic away")]
 pub fn of_panic(panic: Box<dyn Any + Send + 'static>) -> http::Response<tonic::body::Body> {
     tracing::error!(panic = panic_text(&*panic), "a request panicked");
-    Status::new(Code::Internal, "the request hit a bug in the driver; see its log").into_http()
+    status(Code::Internal, "the request hit a bug in the driver; see its log").into_http()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that it is disallowed for")]
+fn status(code: Code, message: impl Into<String>) -> Status {
+    Status::new(code, message)
 }
 
 /// What a panic said.

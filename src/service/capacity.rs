@@ -35,8 +35,8 @@ pub struct Capacity {
 
 impl Service {
     /// Never fails: what is unknown, unsupported or out of reach has no capacity.
-    pub fn capacity(&self, request: GetCapacity) -> Capacity {
-        let Some((class, filesystem)) = self.possible(&request) else { return Capacity::default() };
+    pub fn capacity(&self, request: &GetCapacity) -> Capacity {
+        let Some((class, filesystem)) = self.possible(request) else { return Capacity::default() };
         let room = self.store.pool(class.pool()).and_then(|pool| {
             if class.layout == Layout::Directory {
                 limits::check(&pool, class.limit.unwrap_or(LimitMode::Enforced))?;

@@ -11,8 +11,8 @@ use crate::{
     os::{file, format::Filesystem, lock::Mode},
     store::{Draft, Kind, Lock, Pool, Reservation},
     volume::{
-        Access, Capability, CapacityRange, Class, Key, Layout, LimitMode, Name, Provisioning, Shape, SnapshotId,
-        Source, VolumeId, VolumeRecord,
+        Access, Capability, CapacityRange, Class, Key, Layout, LimitMode, Name, Provisioning, Shape,
+        SnapshotId, Source, VolumeId, VolumeRecord,
         record::{Timestamp, VERSION},
         size::{BLOCK, round_up},
         topology::Requirement,
@@ -58,12 +58,12 @@ struct FoundSource {
 
 impl Service {
     /// Makes the volume, or finds the one that an earlier call of the same name made.
-    pub fn create_volume(&self, request: CreateVolume) -> Result<VolumeRecord> {
+    pub fn create_volume(&self, request: &CreateVolume) -> Result<VolumeRecord> {
         let key = Key::of(&request.name);
-        let wish = Wish::new(&request)?;
+        let wish = Wish::new(request)?;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         if let Some((pool, record)) = self.store.volume_in_reach(key)? {
-            wish.check_same(&request, &pool, &record)?;
+            wish.check_same(request, &pool, &record)?;
             return Ok(record);
         }
         if !request.topology.allows(&self.node) {
@@ -78,7 +78,7 @@ impl Service {
             limits::check(&pool, limit)?;
         }
         let source = request.source.as_ref().map(|source| self.find_source(source)).transpose()?;
-        let record = wish.record(&request, key, self, source.as_ref())?;
+        let record = wish.record(request, key, self, source.as_ref())?;
         self.make(&pool, &record, source.as_ref())?;
         Ok(record)
     }
@@ -110,7 +110,9 @@ impl Service {
         // What it owns already need not be kept free as well.
         match pool.promise(record) {
             Ok(owed) => pool.ledger().set(record.key, owed),
-            Err(error) => tracing::warn!(volume = %record.key, error = error.chain(), "cannot tell what it owns"),
+            Err(error) => {
+                tracing::warn!(volume = %record.key, error = error.chain(), "cannot tell what it owns")
+            }
         }
         Ok(())
     }
@@ -180,7 +182,8 @@ pub(super) fn reserve(
     origin: Option<(&Origin, Way)>,
     purpose: &str,
 ) -> Result<Reservation> {
-    let shared = origin.filter(|(origin, way)| way.shares() && origin.kind == Kind::Volume).map(|(origin, _)| origin);
+    let shared =
+        origin.filter(|(origin, way)| way.shares() && origin.kind == Kind::Volume).map(|(origin, _)| origin);
     let Some(origin) = shared else { return pool.reserve(bytes, purpose) };
     let owned = origin.size_bytes.saturating_sub(pool.ledger().of(origin.key));
     let reservation = pool.reserve(bytes.saturating_add(owned), purpose)?;
@@ -229,7 +232,9 @@ impl Wish {
         let access = common_access(&request.capabilities)?;
         let filesystem = chosen_filesystem(request, access)?;
         if layout == Layout::Directory && access == Access::Block {
-            return Err(Error::Invalid("layout directory cannot serve raw block volumes: use layout image".into()));
+            return Err(Error::Invalid(
+                "layout directory cannot serve raw block volumes: use layout image".into(),
+            ));
         }
         Ok(Self {
             shape: Shape { layout, access, filesystem },
@@ -339,7 +344,9 @@ fn common_access(capabilities: &[Capability]) -> Result<Access> {
     for capability in capabilities {
         capability.check_local()?;
         if capability.access() != first.access() {
-            return Err(Error::Invalid("one volume cannot be both a raw block device and a mounted filesystem".into()));
+            return Err(Error::Invalid(
+                "one volume cannot be both a raw block device and a mounted filesystem".into(),
+            ));
         }
     }
     Ok(first.access())

@@ -26,7 +26,7 @@ pub struct DeleteSnapshot {
 
 impl Service {
     /// Moves the volume to trash. Snapshots and clones of it live on by themselves.
-    pub fn delete_volume(&self, request: DeleteVolume) -> Result<()> {
+    pub fn delete_volume(&self, request: &DeleteVolume) -> Result<()> {
         let Some(VolumeId { key, .. }) = VolumeId::parse(&request.id) else { return Ok(()) };
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
@@ -43,7 +43,7 @@ impl Service {
     }
 
     /// Moves the snapshot to trash.
-    pub fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+    pub fn delete_snapshot(&self, request: &DeleteSnapshot) -> Result<()> {
         let Some(SnapshotId { key, .. }) = SnapshotId::parse(&request.id) else { return Ok(()) };
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;
         let Some((pool, _)) = self.store.snapshot(key)? else { return Ok(()) };

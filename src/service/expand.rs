@@ -21,6 +21,8 @@ pub struct ExpandVolume {
     pub id: String,
     /// The new size.
     pub range: CapacityRange,
+    /// What the CO takes the volume for.
+    pub access: Option<Access>,
 }
 
 /// Its answer.
@@ -41,15 +43,18 @@ pub struct ExpandNode {
     pub path: TargetPath,
     /// What the CO wants.
     pub range: CapacityRange,
+    /// What the CO takes the volume for.
+    pub access: Option<Access>,
 }
 
 impl Service {
     /// Grows the image, or raises the directory's limit. At or below the current size nothing happens.
-    pub fn expand_volume(&self, request: ExpandVolume) -> Result<Expanded> {
+    pub fn expand_volume(&self, request: &ExpandVolume) -> Result<Expanded> {
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let (pool, record) = self.store.volume(key)?.ok_or_else(unknown)?;
+        check_access(&record, request.access)?;
         let target = size::round_up(request.range.required);
         if request.range.limit.is_some_and(|limit| target.max(record.size_bytes) > limit) {
             return Err(Error::OutOfRange(format!(
@@ -72,7 +77,13 @@ impl Service {
 
     /// The file first, the record after it: a file longer than its record is an expansion that was
     /// interrupted, a record larger than its file would be damage.
-    fn grow(&self, pool: &Arc<Pool>, record: VolumeRecord, required: u64, target: u64) -> Result<VolumeRecord> {
+    fn grow(
+        &self,
+        pool: &Arc<Pool>,
+        record: VolumeRecord,
+        required: u64,
+        target: u64,
+    ) -> Result<VolumeRecord> {
         pool.verify()?;
         let purpose = format!("growing volume {} to {target} bytes", record.key);
         let more = target - record.size_bytes;
@@ -98,9 +109,10 @@ impl Service {
     }
 
     /// Grows the filesystem of a staged or published volume to its recorded size.
-    pub fn expand_node(&self, request: ExpandNode) -> Result<u64> {
+    pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
         let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        check_access(&record, request.access)?;
         if request.range.required > record.size_bytes {
             return Err(Error::OutOfRange(format!(
                 "volume {} has {} bytes: ControllerExpandVolume comes first",
@@ -136,7 +148,7 @@ impl Service {
                 failpoint!("expand-node.grown");
                 Ok(())
             }
-            Err(e) if matches!(e.errno(), Some(libc::EPERM | libc::EOPNOTSUPP)) => Err(Error::Refused(format!(
+            Err(e) if e.is_not_permitted() || e.is_unsupported() => Err(Error::Refused(format!(
                 "the kernel refuses to grow the {} of volume {} in pool {:?} while it is mounted: it grows by itself \
                  when the volume is staged the next time",
                 image::name(filesystem),
@@ -145,6 +157,18 @@ impl Service {
             ))),
             Err(e) => Err(e).doing(doing),
         }
+    }
+}
+
+/// CSI: a capability that is not the volume's is INVALID_ARGUMENT.
+fn check_access(record: &VolumeRecord, asked: Option<Access>) -> Result<()> {
+    match asked {
+        Some(access) if access != record.shape.access => Err(Error::Invalid(format!(
+            "volume {} is {}, but volume_capability says {access}",
+            record.id(),
+            record.shape.access
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -191,7 +215,8 @@ impl Service {
     /// The volume that is published or staged at a path: NOT_FOUND unless it is this one.
     pub(super) fn at_path(&self, id: &str, path: &TargetPath) -> Result<(Arc<Pool>, VolumeRecord, Found)> {
         let (pool, record) = self.known_volume(id)?;
-        let elsewhere = || Error::NotFound(format!("volume {id:?} is neither staged nor published at {path}"));
+        let elsewhere =
+            || Error::NotFound(format!("volume {id:?} is neither staged nor published at {path}"));
         let place = path.absolute().ok_or_else(elsewhere)?;
         let located = Located { pool: &pool, record: &record };
         let at = super::target::mounted_place(place, record.shape.access)?.ok_or_else(elsewhere)?;

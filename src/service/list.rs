@@ -9,7 +9,8 @@ use crate::{
     error::{Error, Result},
     store::{Kind, Pool},
     volume::{
-        Access, Capability, Class, Key, Layout, SnapshotId, SnapshotRecord, VolumeId, VolumeRecord, parameters,
+        Access, Capability, Class, Key, Layout, SnapshotId, SnapshotRecord, VolumeId, VolumeRecord,
+        parameters,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -77,16 +78,18 @@ pub type Listed<T> = (Vec<T>, String);
 
 impl Service {
     /// Volumes in the order of their keys. A damaged one is left out here and shown by its health.
-    pub fn list_volumes(&self, request: ListVolumes) -> Result<Listed<VolumeRecord>> {
-        self.page(&request.page, Kind::Volume, |pool, key| pool.volume(key))
+    pub fn list_volumes(&self, request: &ListVolumes) -> Result<Listed<VolumeRecord>> {
+        self.page(&request.page, Kind::Volume, Pool::volume)
     }
 
     /// Snapshots in the order of their keys.
-    pub fn list_snapshots(&self, request: ListSnapshots) -> Result<Listed<SnapshotRecord>> {
+    pub fn list_snapshots(&self, request: &ListSnapshots) -> Result<Listed<SnapshotRecord>> {
         if !request.id.is_empty() {
-            let found = SnapshotId::parse(&request.id).map(|id| self.store.snapshot(id.key)).transpose()?.flatten();
+            let found =
+                SnapshotId::parse(&request.id).map(|id| self.store.snapshot(id.key)).transpose()?.flatten();
             let source = &request.source_id;
-            let wanted = |record: &SnapshotRecord| source.is_empty() || record.volume_id().to_string() == *source;
+            let wanted =
+                |record: &SnapshotRecord| source.is_empty() || record.volume_id().to_string() == *source;
             return Ok((found.map(|(_, record)| record).filter(wanted).into_iter().collect(), String::new()));
         }
         let source = match request.source_id.as_str() {
@@ -146,21 +149,21 @@ impl Service {
     }
 
     /// One volume.
-    pub fn get_volume(&self, request: GetVolume) -> Result<VolumeRecord> {
+    pub fn get_volume(&self, request: &GetVolume) -> Result<VolumeRecord> {
         self.known_volume(&request.id).map(|(_, record)| record)
     }
 
     /// One snapshot.
-    pub fn get_snapshot(&self, request: GetSnapshot) -> Result<SnapshotRecord> {
+    pub fn get_snapshot(&self, request: &GetSnapshot) -> Result<SnapshotRecord> {
         let unknown = || Error::NotFound(format!("snapshot {:?} does not exist", request.id));
         let id = SnapshotId::parse(&request.id).ok_or_else(unknown)?;
         self.store.snapshot(id.key)?.map(|(_, record)| record).ok_or_else(unknown)
     }
 
     /// `Ok(None)`: everything asked about is so; else the reason why not.
-    pub fn validate(&self, request: ValidateVolume) -> Result<Option<String>> {
+    pub fn validate(&self, request: &ValidateVolume) -> Result<Option<String>> {
         let (pool, record) = self.known_volume(&request.id)?;
-        Ok(self.objection(&request, &pool, &record).err().map(|error| error.to_string()))
+        Ok(self.objection(request, &pool, &record).err().map(|error| error.to_string()))
     }
 
     fn objection(&self, request: &ValidateVolume, pool: &Pool, record: &VolumeRecord) -> Result<()> {
@@ -187,7 +190,9 @@ impl Service {
                 || class.filesystem.is_none_or(|wanted| record.shape.filesystem == Some(wanted)));
         match same {
             true => Ok(()),
-            false => Err(Error::Invalid(format!("the volume, a {}, was made with other parameters", record.shape))),
+            false => {
+                Err(Error::Invalid(format!("the volume, a {}, was made with other parameters", record.shape)))
+            }
         }
     }
 }
@@ -197,8 +202,9 @@ pub(super) fn parse_token(token: &str) -> Result<Option<Key>> {
         return Ok(None);
     }
     let key = token.strip_prefix(TOKEN).and_then(Key::parse);
-    key.map(Some)
-        .ok_or_else(|| Error::BadToken(format!("starting_token {token:?} is not one that this driver gave: start anew")))
+    key.map(Some).ok_or_else(|| {
+        Error::BadToken(format!("starting_token {token:?} is not one that this driver gave: start anew"))
+    })
 }
 
 /// The token that continues after `key`.

@@ -50,14 +50,17 @@ pub struct Unpublish {
 impl Service {
     /// Binds the staged volume at the target, or finds it there as asked. It never stages: after a
     /// reboot the answer is FAILED_PRECONDITION.
-    pub fn publish(&self, request: Publish) -> Result<()> {
+    pub fn publish(&self, request: &Publish) -> Result<()> {
         let target = request.target.required_absolute("target_path")?;
         let (_, record) = self.known_volume(&request.id)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
         stage::check_capability(&request.capability, &record)?;
         let not_staged = || {
-            Error::Refused(format!("volume {:?} is not staged on node {}: stage it first", request.id, self.node))
+            Error::Refused(format!(
+                "volume {:?} is not staged on node {}: stage it first",
+                request.id, self.node
+            ))
         };
         let staging = request.staging.as_ref().ok_or_else(not_staged)?;
         let staging = staging.required_absolute("staging_target_path")?;
@@ -81,7 +84,7 @@ impl Service {
     }
 
     /// Undoes Publish: every mount of this volume at the target, then what was made to mount on.
-    pub fn unpublish(&self, request: Unpublish) -> Result<()> {
+    pub fn unpublish(&self, request: &Unpublish) -> Result<()> {
         let stranger =
             || Error::NotFound(format!("volume {:?} is not published at {}", request.id, request.target));
         let target = request.target.absolute().ok_or_else(stranger)?;
@@ -133,9 +136,10 @@ impl Service {
 /// not ours to remove.
 fn remove_target(target: &Path, was_ours: bool) -> Result<()> {
     match remove_place(target) {
-        Err(Error::Os { source, .. }) if !was_ours && source.errno() == Some(libc::ENOTEMPTY) => Err(
-            Error::NotFound(format!("{} is no mount and not empty: nothing of this driver is there", target.display())),
-        ),
+        Err(Error::Os { source, .. }) if !was_ours && source.is_not_empty() => Err(Error::NotFound(format!(
+            "{} is no mount and not empty: nothing of this driver is there",
+            target.display()
+        ))),
         result => result,
     }
 }
@@ -229,7 +233,9 @@ fn publish_device(
     failpoint!("publish.device-bound");
     match located.compare(target)? {
         Found::Device(_) | Found::ReadOnlyDevice { .. } => Ok(()),
-        _ => Err(Error::Busy(format!("{} is not the device that was just bound; try again", target.display()))),
+        _ => {
+            Err(Error::Busy(format!("{} is not the device that was just bound; try again", target.display())))
+        }
     }
 }
 

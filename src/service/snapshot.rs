@@ -31,7 +31,7 @@ pub struct CreateSnapshot {
 
 impl Service {
     /// Cuts the snapshot, or finds the one that an earlier call of the same name cut.
-    pub fn create_snapshot(&self, request: CreateSnapshot) -> Result<SnapshotRecord> {
+    pub fn create_snapshot(&self, request: &CreateSnapshot) -> Result<SnapshotRecord> {
         let key = Key::of(&request.name);
         let unknown = || Error::NotFound(format!("source volume {:?} does not exist", request.source_id));
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;

@@ -23,7 +23,8 @@ use crate::{
     },
     store::Kind,
     volume::{
-        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord, capability::MountOptions,
+        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord,
+        capability::MountOptions,
     },
 };
 use std::{
@@ -57,7 +58,7 @@ pub(super) const DEVICE: Attributes =
 
 impl Service {
     /// Attaches and mounts the volume, or finds it mounted there as asked.
-    pub fn stage(&self, request: Stage) -> Result<()> {
+    pub fn stage(&self, request: &Stage) -> Result<()> {
         let staging = request.staging.required_absolute("staging_target_path")?;
         let (_, record) = self.known_volume(&request.id)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
@@ -66,7 +67,10 @@ impl Service {
         let located = Located { pool: &pool, record: &record };
         let options = request.capability.options()?;
         let read_only = request.capability.mode.is_read_only();
-        if !file::stat(staging).doing(|| format!("looking at {}", staging.display()))?.is_some_and(|s| s.is_dir) {
+        if !file::stat(staging)
+            .doing(|| format!("looking at {}", staging.display()))?
+            .is_some_and(|s| s.is_dir)
+        {
             return Err(Error::Refused(format!(
                 "staging_target_path {} is no directory; the orchestrator has to create it",
                 staging.display()
@@ -82,10 +86,9 @@ impl Service {
     }
 
     /// Undoes Stage. What is absent or no mount is done; what is not ours is NOT_FOUND.
-    pub fn unstage(&self, request: Unstage) -> Result<()> {
-        let stranger = || {
-            Error::NotFound(format!("volume {:?} is not staged at {}", request.id, request.staging))
-        };
+    pub fn unstage(&self, request: &Unstage) -> Result<()> {
+        let stranger =
+            || Error::NotFound(format!("volume {:?} is not staged at {}", request.id, request.staging));
         let staging = request.staging.absolute().ok_or_else(stranger)?;
         let id = VolumeId::parse(&request.id);
         let _lock = id.as_ref().map(|id| self.lock_volume(id.key, Mode::Exclusive)).transpose()?;
@@ -188,7 +191,9 @@ pub(super) fn check_capability(capability: &Capability, record: &VolumeRecord) -
         (Some(wanted), Some(has)) if wanted != has => {
             exceeds(format!("holds {}, not {}", image::name(has), image::name(wanted)))
         }
-        (Some(wanted), None) => exceeds(format!("is a {}; it holds no {}", record.shape, image::name(wanted))),
+        (Some(wanted), None) => {
+            exceeds(format!("is a {}; it holds no {}", record.shape, image::name(wanted)))
+        }
         _ => Ok(()),
     }
 }
@@ -225,7 +230,9 @@ fn stage_image(
     drop(held);
     match located.compare(staging)? {
         Found::Root(Some(_)) => check_attributes(staging, attributes),
-        _ => Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display()))),
+        _ => {
+            Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display())))
+        }
     }
 }
 
@@ -314,7 +321,9 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
     failpoint!("stage.bound");
     match located.compare(staging)? {
         Found::Root(None) => check_attributes(staging, attributes),
-        _ => Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display()))),
+        _ => {
+            Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display())))
+        }
     }
 }
 
@@ -356,7 +365,9 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     bind_and_keep(&held, &place).doing(doing).or_else(|error| undo(&place, error))?;
     match located.compare(&place)? {
         Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
-        _ => Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display()))),
+        _ => {
+            Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display())))
+        }
     }
 }
 
@@ -376,7 +387,9 @@ pub(super) fn undo<T>(place: &Path, error: Error) -> Result<T> {
     };
     match undone.and_then(|()| remove_place(place)) {
         Ok(()) => Err(error),
-        Err(left) => Err(Error::Busy(format!("{}; and it could not be undone: {}", error.chain(), left.chain()))),
+        Err(left) => {
+            Err(Error::Busy(format!("{}; and it could not be undone: {}", error.chain(), left.chain())))
+        }
     }
 }
 
@@ -429,10 +442,10 @@ pub(super) fn unmount(seen: &Mount) -> Result<()> {
     let deadline = Instant::now() + Duration::from_millis(300);
     loop {
         match mount::unmount(&seen.point) {
-            Err(e) if e.errno() == Some(libc::EBUSY) && Instant::now() < deadline => {
+            Err(e) if e.is_busy() && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(10));
             }
-            Err(e) if e.errno() == Some(libc::EBUSY) => {
+            Err(e) if e.is_busy() => {
                 return Err(Error::Busy(format!(
                     "{} is in use by a process on this node: stop it, then try again",
                     seen.point.display()

@@ -49,7 +49,7 @@ pub struct Figures {
 
 impl Service {
     /// Figures of a published or staged volume.
-    pub fn stats(&self, request: GetStats) -> Result<Figures> {
+    pub fn stats(&self, request: &GetStats) -> Result<Figures> {
         let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         match (found, record.shape.layout) {
             (Found::Root(_), Layout::Image) => of_filesystem(request.path.as_path(), record.key),
@@ -66,7 +66,8 @@ impl Service {
         let data = pool.data(Kind::Volume, record.key);
         let total = record.size_bytes;
         let used = if record.limit == Some(LimitMode::Enforced) {
-            let qgroup = btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
+            let qgroup =
+                btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
             qgroup.map_or(0, |figures| figures.referenced)
         } else {
             self.usage.of(record.key, &data)
@@ -78,8 +79,11 @@ impl Service {
 
 fn of_filesystem(path: &Path, key: Key) -> Result<Figures> {
     let space = space::of(path).doing(|| format!("reading the figures of volume {key}"))?;
-    let bytes =
-        Amount { total: space.total, used: space.total.saturating_sub(space.free), available: space.available };
+    let bytes = Amount {
+        total: space.total,
+        used: space.total.saturating_sub(space.free),
+        available: space.available,
+    };
     let inodes = (space.inodes > 0).then(|| Amount {
         total: space.inodes,
         used: space.inodes.saturating_sub(space.inodes_free),
@@ -137,7 +141,9 @@ impl UsageCache {
                 match usage {
                     Ok(Some(usage)) => entry.used = usage.bytes,
                     Ok(None) => tracing::warn!(volume = %key, most = MOST_ENTRIES, "too many files to count"),
-                    Err(error) => tracing::warn!(volume = %key, %error, "cannot count what a directory holds"),
+                    Err(error) => {
+                        tracing::warn!(volume = %key, %error, "cannot count what a directory holds")
+                    }
                 }
             }
             drop(known);

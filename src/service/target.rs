@@ -94,7 +94,9 @@ pub fn ensure_file(path: &Path) -> Result<()> {
     let doing = || format!("making {}", path.display());
     match file::stat(path).doing(doing)? {
         Some(stat) if stat.is_file => Ok(()),
-        Some(_) => Err(Error::Refused(format!("{} exists and is no regular file: remove it", path.display()))),
+        Some(_) => {
+            Err(Error::Refused(format!("{} exists and is no regular file: remove it", path.display())))
+        }
         None => match file::create_new(path) {
             Err(e) if e.is_not_found() => Err(no_parent(path)),
             result => result.map(drop).doing(doing),
@@ -103,7 +105,10 @@ pub fn ensure_file(path: &Path) -> Result<()> {
 }
 
 fn no_parent(path: &Path) -> Error {
-    Error::Refused(format!("the parent of {} does not exist; the orchestrator has to create it", path.display()))
+    Error::Refused(format!(
+        "the parent of {} does not exist; the orchestrator has to create it",
+        path.display()
+    ))
 }
 
 /// Removes what was made to mount on: only by rmdir or unlink, and only when it is no mount

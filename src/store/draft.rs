@@ -64,7 +64,8 @@ impl Draft<'_> {
     pub fn commit<R: Serialize>(mut self, record: &R) -> Result<()> {
         let what = format!("{} {}", self.kind, self.key);
         let record_path = self.path.join(RECORD);
-        file::write_new(&record_path, &sealed::seal(record)?).doing(|| format!("writing the record of {what}"))?;
+        file::write_new(&record_path, &sealed::seal(record)?)
+            .doing(|| format!("writing the record of {what}"))?;
         failpoint!("draft.record-written");
         let image = self.image();
         let mut paths: Vec<&Path> = vec![&record_path, &self.path];

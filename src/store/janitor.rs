@@ -102,12 +102,17 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
         // Without a pool there is nothing left to do; with it, an error is one log line and a later try.
         if let Some(pool) = pool.upgrade() {
             // A bug in one pass must not end all later ones.
-            let pass = AssertUnwindSafe(|| pool.purge().and_then(|gone| pool.refresh_promises(None).map(|()| gone)));
+            let pass =
+                AssertUnwindSafe(|| pool.purge().and_then(|gone| pool.refresh_promises(None).map(|()| gone)));
             match catch_unwind(pass) {
                 Ok(Ok(0)) => {}
                 Ok(Ok(_)) => signal.state().purged = Some(Instant::now()),
                 Ok(Err(error)) => {
-                    tracing::warn!(pool = pool.name(), error = error.chain(), "housekeeping failed, trying again later");
+                    tracing::warn!(
+                        pool = pool.name(),
+                        error = error.chain(),
+                        "housekeeping failed, trying again later"
+                    );
                 }
                 Err(_) => tracing::error!(pool = pool.name(), "housekeeping hit a bug, trying again later"),
             }

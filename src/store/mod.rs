@@ -14,9 +14,11 @@ mod durability;
 mod format;
 mod janitor;
 mod ledger;
+mod leftovers;
 mod pool;
 mod promise;
 mod sealed;
+mod survey;
 mod trash;
 
 use crate::{
@@ -34,7 +36,9 @@ use std::{
 
 pub use draft::Draft;
 pub use ledger::Reservation;
+pub use leftovers::{Fate, Leftover, Purged, What};
 pub use pool::{Abilities, Pool, PoolConfig};
+pub use survey::{Survey, survey};
 
 /// Name of an object's record in its directory.
 pub const RECORD: &str = "record.json";
@@ -134,9 +138,8 @@ const RETRY: Duration = Duration::from_secs(2);
 impl Slot {
     fn get(&self) -> Result<Arc<Pool>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let unavailable = |why: &str| {
-            Err(Error::Unavailable(format!("pool {:?} cannot be used: {why}", self.config.name)))
-        };
+        let unavailable =
+            |why: &str| Err(Error::Unavailable(format!("pool {:?} cannot be used: {why}", self.config.name)));
         match &*state {
             State::Open(pool) => return Ok(Arc::clone(pool)),
             State::Closed(due, why) if *due > Instant::now() => return unavailable(why),
@@ -188,7 +191,10 @@ impl Store {
     pub fn pool(&self, name: &str) -> Result<Arc<Pool>> {
         let Some(slot) = self.pools.get(name) else {
             let known: Vec<_> = self.pools.keys().map(String::as_str).collect();
-            return Err(Error::Invalid(format!("pool {name:?} is unknown; this node has {}", known.join(", "))));
+            return Err(Error::Invalid(format!(
+                "pool {name:?} is unknown; this node has {}",
+                known.join(", ")
+            )));
         };
         slot.get()
     }
@@ -215,7 +221,9 @@ impl Store {
             match pool.try_lock(kind, key, mode) {
                 Ok(Some(guard)) => guards.push(guard),
                 Ok(None) => {
-                    return Err(Error::Busy(format!("another operation on {kind} {key} is running; try again")));
+                    return Err(Error::Busy(format!(
+                        "another operation on {kind} {key} is running; try again"
+                    )));
                 }
                 // Without its lock file a pool has vanished; what needs it says so when it looks there.
                 Err(error) => tracing::debug!(pool = pool.name(), error = error.chain(), "cannot lock"),

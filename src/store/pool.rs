@@ -15,10 +15,7 @@ use crate::{
         lock::{self, Guard, Mode},
         mountinfo, reflink, space,
     },
-    volume::{
-        Key, SnapshotRecord, VolumeRecord,
-        record::VERSION,
-    },
+    volume::{Key, SnapshotRecord, VolumeRecord, record::VERSION},
 };
 use std::{
     path::{Path, PathBuf},
@@ -170,7 +167,8 @@ impl Pool {
     /// Reads a snapshot's record; `None`: no such snapshot here.
     pub fn snapshot(&self, key: Key) -> Result<Option<SnapshotRecord>> {
         let path = self.directory(Kind::Snapshot, key).join(super::RECORD);
-        let record: Option<SnapshotRecord> = self.present(Kind::Snapshot, key, sealed::read(&path, VERSION)?)?;
+        let record: Option<SnapshotRecord> =
+            self.present(Kind::Snapshot, key, sealed::read(&path, VERSION)?)?;
         match record {
             Some(record) if record.key != key => Err(misplaced(&path)),
             record => Ok(record),
@@ -233,7 +231,8 @@ impl Pool {
     /// Locks one object in this pool; `None`: somebody has it.
     pub fn try_lock(&self, kind: Kind, key: Key, mode: Mode) -> Result<Option<Guard>> {
         let path = self.home.join(format::LOCK);
-        lock::try_lock(&path, kind.offset(key), mode).doing(|| format!("locking {kind} {key} in pool {:?}", self.name))
+        lock::try_lock(&path, kind.offset(key), mode)
+            .doing(|| format!("locking {kind} {key} in pool {:?}", self.name))
     }
 
     /// statfs of the pool.
@@ -256,7 +255,9 @@ impl Pool {
             let free = Free { total: space.total, available: space.available };
             match self.ledger.reserve(bytes, free) {
                 Ok(reservation) => return Ok(reservation),
-                Err(_) if Instant::now() < deadline && self.janitor.is_freeing() => self.wait_for_room(deadline)?,
+                Err(_) if Instant::now() < deadline && self.janitor.is_freeing() => {
+                    self.wait_for_room(deadline)?
+                }
                 Err(room) => {
                     return Err(Error::NoSpace(format!(
                         "pool {:?} has room for {room} bytes more ({} available, {} of them promised to existing \
@@ -274,18 +275,17 @@ impl Pool {
         self.janitor.wait_until_idle(deadline.saturating_duration_since(Instant::now()));
         self.refresh_promises(None)?;
         if self.abilities.btrfs {
-            // Freed blocks can be used after a commit; those of whole subvolumes once a worker has been there.
-            file::sync_filesystem(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
+            // Left alone, the kernel frees deleted subvolumes half a minute later.
+            btrfs::free_deleted(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 }
 
-fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
-    let refuse = |why: &str| {
-        Err(Error::Invalid(format!("pool {:?}: {} {why}", config.name, config.path.display())))
-    };
+pub(super) fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
+    let refuse =
+        |why: &str| Err(Error::Invalid(format!("pool {:?}: {} {why}", config.name, config.path.display())));
     if !config.path.is_absolute() {
         return refuse("is not an absolute path");
     }
@@ -297,8 +297,8 @@ fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
         Some(_) => {}
     }
     if config.mounted {
-        let mounted = mountinfo::is_mount_root(&config.path)
-            .doing(|| format!("looking at pool {:?}", config.name))?;
+        let mounted =
+            mountinfo::is_mount_root(&config.path).doing(|| format!("looking at pool {:?}", config.name))?;
         if mounted != Some(true) {
             return refuse("is no mountpoint, but the pool is declared as `mounted`: mount its disk first");
         }
@@ -331,5 +331,8 @@ fn identify(home: &Path) -> Result<((file::Inode, Uuid), Abilities)> {
 }
 
 fn misplaced(path: &Path) -> Error {
-    Error::Damaged(format!("{} belongs to another object than its directory; it was left alone", path.display()))
+    Error::Damaged(format!(
+        "{} belongs to another object than its directory; it was left alone",
+        path.display()
+    ))
 }

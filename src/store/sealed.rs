@@ -53,14 +53,18 @@ fn open<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T, String> {
     struct Version {
         version: u32,
     }
-    let sealed: Sealed = serde_json::from_slice(bytes).map_err(|_| "is not a record of this driver".to_owned())?;
+    let sealed: Sealed =
+        serde_json::from_slice(bytes).map_err(|_| "is not a record of this driver".to_owned())?;
     if checksum(sealed.record) != sealed.checksum {
         return Err("is damaged (its checksum does not match)".into());
     }
     let text = sealed.record.get();
     let found: Version = serde_json::from_str(text).map_err(|_| "has no version".to_owned())?;
     if found.version > version {
-        return Err(format!("has version {}, which a newer driver wrote (this one knows {version})", found.version));
+        return Err(format!(
+            "has version {}, which a newer driver wrote (this one knows {version})",
+            found.version
+        ));
     }
     serde_json::from_str(text).map_err(|e| format!("lacks what a record must have ({e})"))
 }

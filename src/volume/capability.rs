@@ -192,7 +192,8 @@ impl MountOptions {
     }
 
     fn accept(&mut self, flag: &str) -> bool {
-        let digits = |text: &str| !text.is_empty() && text.len() < 12 && text.bytes().all(|c| c.is_ascii_digit());
+        let digits =
+            |text: &str| !text.is_empty() && text.len() < 12 && text.bytes().all(|c| c.is_ascii_digit());
         match flag.split_once('=') {
             None if DEFAULTS.contains(&flag) => return true,
             None if flag == "ro" => self.read_only = true,
@@ -245,12 +246,30 @@ mod tests {
     #[test]
     fn options_that_would_break_out_are_refused() {
         for bad in [
-            "dev", "context=system_u:object_r:x", "loop", "noatime,dev", "remount", "bind", "user_xattr=,suid",
-            "data=ordered,errors=panic", "errors=panic", "commit=5\n", "commit=", "-o", "x-mount.mkdir", "", "ro ",
-            "allocsize=64k,dev", "norecovery", "fsc",
+            "dev",
+            "context=system_u:object_r:x",
+            "loop",
+            "noatime,dev",
+            "remount",
+            "bind",
+            "user_xattr=,suid",
+            "data=ordered,errors=panic",
+            "errors=panic",
+            "commit=5\n",
+            "commit=",
+            "-o",
+            "x-mount.mkdir",
+            "",
+            "ro ",
+            "allocsize=64k,dev",
+            "norecovery",
+            "fsc",
         ] {
             let Err(error) = parse(&[bad]) else { panic!("{bad:?} was accepted") };
-            assert!(bad.len() < 5 || !error.to_string().contains(bad), "leaks the flag: {error}");
+            // What follows is the list of what is allowed, which may well hold a part of the flag.
+            let said = error.to_string();
+            let said = said.split("; allowed are").next().unwrap();
+            assert!(bad.len() < 4 || !said.contains(bad), "leaks the flag: {said}");
         }
     }
 

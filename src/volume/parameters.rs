@@ -118,7 +118,10 @@ impl Class {
     fn set(&mut self, lower: &str, key: &str, value: &str) -> Result<()> {
         match lower {
             "pool" => self.pool = Some(value.to_owned()),
-            "layout" => self.layout = choice(key, value, &[("image", Layout::Image), ("directory", Layout::Directory)])?,
+            "layout" => {
+                self.layout =
+                    choice(key, value, &[("image", Layout::Image), ("directory", Layout::Directory)])?
+            }
             "provisioning" => {
                 let known = [("thick", Provisioning::Thick), ("thin", Provisioning::Thin)];
                 self.provisioning = Some(choice(key, value, &known)?);
@@ -130,10 +133,14 @@ impl Class {
             "uid" => self.owner.uid = Some(number(key, value, 10, u32::MAX - 1)?),
             "gid" => self.owner.gid = Some(number(key, value, 10, u32::MAX - 1)?),
             "mode" => self.owner.mode = Some(number(key, value, 8, 0o7777)?),
-            "csi.storage.k8s.io/fstype" if !value.is_empty() => self.filesystem = Some(parse_filesystem(value)?),
+            "csi.storage.k8s.io/fstype" if !value.is_empty() => {
+                self.filesystem = Some(parse_filesystem(value)?)
+            }
             _ if is_orchestrators(lower) => {}
             "server" | "share" => {
-                return Err(Error::Invalid(format!("parameter {key:?} makes this an NFS class, which this build does not serve")));
+                return Err(Error::Invalid(format!(
+                    "parameter {key:?} makes this an NFS class, which this build does not serve"
+                )));
             }
             _ => return Err(Error::Invalid(format!("parameter {key:?} is unknown; known are {KNOWN}"))),
         }
@@ -142,7 +149,9 @@ impl Class {
 
     fn check(&self) -> Result<()> {
         let misplaced = match self.layout {
-            Layout::Image if self.limit.is_some() => "limit is for layout directory; an image always has a hard limit",
+            Layout::Image if self.limit.is_some() => {
+                "limit is for layout directory; an image always has a hard limit"
+            }
             Layout::Directory if self.provisioning.is_some() => "provisioning is for layout image",
             Layout::Directory if self.filesystem.is_some() => {
                 "a filesystem can only be chosen for layout image; a directory has its pool's"
@@ -175,7 +184,8 @@ fn number(key: &str, value: &str, radix: u32, max: u32) -> Result<u32> {
 
 /// A VolumeSnapshotClass needs no parameters; csi-driver-nfs's are accepted and mean nothing here.
 pub fn check_snapshot_parameters(parameters: &BTreeMap<String, String>) -> Result<()> {
-    match parameters.keys().find(|key| !is_orchestrators(&key.to_ascii_lowercase()) && *key != "mountOptions") {
+    match parameters.keys().find(|key| !is_orchestrators(&key.to_ascii_lowercase()) && *key != "mountOptions")
+    {
         Some(key) => Err(Error::Invalid(format!(
             "snapshot parameter {key:?} is unknown; a VolumeSnapshotClass of this driver needs none"
         ))),
@@ -203,15 +213,25 @@ mod tests {
             ("storage.kubernetes.io/csiProvisionerIdentity", "y"),
         ])
         .unwrap();
-        assert_eq!((class.pool(), class.layout, class.limit), ("fast", Layout::Directory, Some(LimitMode::Advisory)));
+        assert_eq!(
+            (class.pool(), class.layout, class.limit),
+            ("fast", Layout::Directory, Some(LimitMode::Advisory))
+        );
         assert_eq!(class.owner.mode, Some(0o770));
     }
 
     #[test]
     fn what_is_unknown_is_refused_with_what_is_known() {
         for bad in [
-            [("colour", "red")], [("layout", "Image")], [("mode", "999")], [("mode", "+7")], [("uid", "-1")],
-            [("uid", "4294967295")], [("csi.storage.k8s.io/fstype", "ntfs")], [("limit", "advisory")], [("server", "a")],
+            [("colour", "red")],
+            [("layout", "Image")],
+            [("mode", "999")],
+            [("mode", "+7")],
+            [("uid", "-1")],
+            [("uid", "4294967295")],
+            [("csi.storage.k8s.io/fstype", "ntfs")],
+            [("limit", "advisory")],
+            [("server", "a")],
         ] {
             assert!(matches!(parse(&bad), Err(Error::Invalid(_))), "{bad:?}");
         }

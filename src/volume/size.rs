@@ -46,7 +46,9 @@ impl CapacityRange {
             )));
         }
         if required > MAX {
-            return Err(Error::OutOfRange(format!("{required} bytes are more than any volume may have ({MAX})")));
+            return Err(Error::OutOfRange(format!(
+                "{required} bytes are more than any volume may have ({MAX})"
+            )));
         }
         Ok(Self { required, limit: (limit != 0).then_some(limit) })
     }

@@ -17,9 +17,8 @@ pub struct NodeName(String);
 impl NodeName {
     /// The value for the node called `node`.
     pub fn of_node(node: &str) -> Self {
-        Self::parse(node).unwrap_or_else(|| {
-            Self(Uuid::new_v5(&Uuid::NAMESPACE_DNS, node.as_bytes()).simple().to_string())
-        })
+        Self::parse(node)
+            .unwrap_or_else(|| Self(Uuid::new_v5(&Uuid::NAMESPACE_DNS, node.as_bytes()).simple().to_string()))
     }
 
     /// Reads a value back; `None` when it is not a legal one.

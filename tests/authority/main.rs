@@ -1,7 +1,7 @@
 //! The `:authority` adapter: random legal connections against an HPACK decoder, random illegal ones
 //! against an own walk, and gRPC clients in Go and Python against a server that uses it.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::cast_possible_truncation)]
 
 mod oracle;

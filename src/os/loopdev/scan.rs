@@ -31,24 +31,27 @@ pub(super) fn find_named(backing: Inode, name: Option<&Path>) -> Result<Option<H
 
 /// Every loop that is attached to this inode: nobody can keep another program from making a second one.
 pub fn find_all(backing: Inode) -> Result<Vec<u32>> {
-    all(|status| status.backing == backing)
+    numbers(|status| status.backing == backing)
 }
 
 /// The loops that are stacked on loop `base`.
 pub fn stacked_on(base: u32) -> Result<Vec<u32>> {
     let rdev = node::device_number(base);
-    all(|status| status.backing_rdev == rdev)
+    numbers(|status| status.backing_rdev == rdev)
 }
 
-fn all(wanted: impl Fn(&Status) -> bool) -> Result<Vec<u32>> {
+fn numbers(wanted: impl Fn(&Status) -> bool) -> Result<Vec<u32>> {
+    Ok(all()?.into_iter().filter(|(_, status)| wanted(status)).map(|(number, _)| number).collect())
+}
+
+/// Every attached loop, in order: its number and what it is attached to.
+pub fn all() -> Result<Vec<(u32, Status)>> {
     let mut found = Vec::new();
     examine(attached(None)?, |held, status| {
-        if wanted(&status) {
-            found.push(held.number);
-        }
+        found.push((held.number, status));
         true
     })?;
-    found.sort_unstable();
+    found.sort_unstable_by_key(|(number, _)| *number);
     Ok(found)
 }
 
@@ -106,7 +109,9 @@ pub fn backing_path(number: u32) -> Result<Option<Backing>> {
     let attribute = Path::new(SYSFS).join(format!("loop{number}/loop/backing_file"));
     let text = match fs::read(&attribute) {
         Ok(text) => text,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => return Ok(None),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => {
+            return Ok(None);
+        }
         Err(e) => return Err(e).at("read", &attribute),
     };
     let text = text.strip_suffix(b"\n").unwrap_or(&text);
