@@ -26,7 +26,7 @@ check: ## format, clippy, rustdoc, layers, dependencies: what a change has to pa
 
 bench: ## measure (as root); prints figures, judges nothing
 	@scripts/setup test
-	cargo bench --locked
+	cargo bench --locked --bench lifecycle
 
 clean: ## remove what was built, the tools of scripts/setup included
 	cargo clean
