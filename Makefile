@@ -8,7 +8,7 @@ help: ## list these targets
 demo: ## set up, build, and drive one volume through its whole life on a scratch pool (as root)
 	@scripts/setup demo
 	cargo build --release --locked
-	"$${CARGO_TARGET_DIR:-target}/release/wharf" demo
+	target/release/wharf demo
 
 build: ## build the release binary
 	cargo build --release --locked
