@@ -4,12 +4,14 @@
 //! happens (a failure, SIGINT, a panic), that directory goes, with everything mounted or attached there.
 
 mod scratch;
+mod step;
 mod story;
 mod teller;
 
 use self::{
     scratch::Scratch,
-    story::{Break, Story},
+    step::Break,
+    story::Story,
     teller::{Teller, milliseconds},
 };
 use super::{Outcome, standalone::chain};
