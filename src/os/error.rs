@@ -91,6 +91,11 @@ impl Error {
     pub fn is_no_space(&self) -> bool {
         matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
     }
+
+    /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
+    pub fn is_in_the_way(&self) -> bool {
+        self.errno() == Some(libc::EAGAIN)
+    }
 }
 
 /// Gives an [`io::Error`] (or a [`rustix`], [`nix`] one) its operation and path.

@@ -201,10 +201,8 @@ fn take_over_size(pool: &Pool, record: &VolumeRecord) -> Result<()> {
     if record.shape.access != Access::Block {
         return Ok(());
     }
-    match attachment::loop_of(&pool.image(Kind::Volume, record.key))? {
-        Some(number) => take_over(number, record),
-        None => Ok(()),
-    }
+    let loops = attachment::loops_of(&pool.image(Kind::Volume, record.key))?;
+    loops.into_iter().try_for_each(|number| take_over(number, record))
 }
 
 fn take_over(number: u32, record: &VolumeRecord) -> Result<()> {

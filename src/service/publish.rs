@@ -111,9 +111,12 @@ impl Service {
         if record.shape.access != Access::Block {
             return Ok(());
         }
-        let Some(base) = attachment::loop_of(&pool.image(Kind::Volume, key))? else { return Ok(()) };
         let doing = || format!("detaching a read-only device of volume {key}");
-        for number in loopdev::stacked_on(base).doing(doing)? {
+        let mut stacked = Vec::new();
+        for base in attachment::loops_of(&pool.image(Kind::Volume, key))? {
+            stacked.extend(loopdev::stacked_on(base).doing(doing)?);
+        }
+        for number in stacked {
             if device_is_bound(number)? {
                 continue;
             }

@@ -148,27 +148,30 @@ impl Service {
 
     /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
     fn clear_device(&self, key: Key, image: &Path) -> Result<()> {
-        let Some(number) = attachment::loop_of(image)? else { return Ok(()) };
         let doing = || format!("detaching volume {key}");
-        if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
-            return Err(Error::Busy(format!(
-                "volume {key} is still published on node {}: unpublish it first",
-                self.node
-            )));
-        }
-        let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
-        if loopdev::clear(held).doing(doing)? {
+        for number in attachment::loops_of(image)? {
+            if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
+                return Err(Error::Busy(format!(
+                    "volume {key} is still published on node {}: unpublish it first",
+                    self.node
+                )));
+            }
+            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
+            if !loopdev::clear(held).doing(doing)? {
+                return Err(Error::Busy(format!(
+                    "the device of volume {key} is still open in another process; try again"
+                )));
+            }
             failpoint!("unstage.cleared");
-            return Ok(());
         }
-        Err(Error::Busy(format!("the device of volume {key} is still open in another process; try again")))
+        Ok(())
     }
 }
 
 /// AUTOCLEAR detaches with the last unmount, unless the filesystem is mounted elsewhere too.
 fn wait_detached(key: Key, image: &Path) -> Result<()> {
     let doing = || format!("looking whether volume {key} is detached");
-    if file::stat(image).doing(doing)?.is_none() || attachment::loop_of(image)?.is_none() {
+    if file::stat(image).doing(doing)?.is_none() || attachment::loops_of(image)?.is_empty() {
         return Ok(());
     }
     if loopdev::wait_unused(image, Duration::from_secs(2)).doing(doing)? {
@@ -214,7 +217,7 @@ fn stage_image(
     }
     create::check_image(pool, record)?;
     let path = pool.image(Kind::Volume, record.key);
-    match attachment::loop_of(&path)? {
+    match attachment::only_loop_of(&path)? {
         Some(number) => refuse_second_place(record, number, staging)?,
         None => prepare_detached(record, &path, filesystem)?,
     }
@@ -268,6 +271,19 @@ fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Re
         ))),
         None => Ok(()),
     }
+}
+
+/// Making a device read-only or writable that is bound elsewhere would do so to its user, too.
+fn refuse_other_writability(record: &VolumeRecord, number: u32, read_only: bool) -> Result<()> {
+    let doing = || format!("looking at loop device {number}");
+    let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
+    if loopdev::is_read_only(&held).doing(doing)? == read_only || !device_is_bound(number)? {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "volume {} is already staged or published with another access mode: end that first",
+        record.id()
+    )))
 }
 
 fn warn_without_direct_io(held: &Held, record: &VolumeRecord) {
@@ -334,8 +350,11 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     }
     create::check_image(pool, record)?;
     let path = pool.image(Kind::Volume, record.key);
-    let held = match attachment::loop_of(&path)? {
-        Some(_) => attachment::attach(&path)?,
+    let held = match attachment::only_loop_of(&path)? {
+        Some(number) => {
+            refuse_other_writability(record, number, read_only)?;
+            attachment::attach(&path)?
+        }
         None => {
             own_blocks_again(record, &path);
             attachment::attach(&path)?

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use wharf::os::{
-    loopdev::device_number,
+    loopdev::{self, device_number},
     mountinfo::{self, Mount},
 };
 
@@ -93,6 +93,17 @@ pub fn loops_below(directory: &Path) -> Vec<Loop> {
     found
 }
 
+/// Detaches a loop if it still shows this file: its number may have gone to somebody else, perhaps to a
+/// device that only a bind mount holds, and `losetup --detach` does not look. Whether it is gone.
+pub fn detach(number: u32, backing: &Path) -> bool {
+    // While it is open, its number stays with it.
+    let Ok(Some(held)) = loopdev::open(number) else { return true };
+    match loopdev::backing_path(number) {
+        Ok(Some(found)) if found.path == backing => loopdev::clear(held).unwrap_or(false),
+        _ => true,
+    }
+}
+
 /// All mounts of this mount namespace.
 pub fn mounts() -> Vec<Mount> {
     mountinfo::read().unwrap()
@@ -133,7 +144,7 @@ pub fn release(directory: &Path, itself: bool) -> bool {
         }
         // Stacked ones come last in the list.
         for each in loops.iter().rev() {
-            let _ = attempt("losetup", [OsStr::new("--detach"), each.node().as_os_str()]);
+            let _ = detach(each.number, &each.backing);
         }
         thread::sleep(Duration::from_millis(20));
     }

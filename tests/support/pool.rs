@@ -1,6 +1,6 @@
 //! Pools on filesystems of their own: an image file, a loop device, a mount, all gone when dropped.
 
-use super::host::{attempt, release, run};
+use super::host::{detach, release, run};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -105,7 +105,8 @@ impl Pool {
         // The pool's own loop is outside `mount`, so only volumes' loops are found there.
         let mut clean = release(&self.mount, true);
         if let Some(device) = self.device.take() {
-            clean &= attempt("losetup", [OsStr::new("--detach"), device.as_ref()]).is_ok();
+            let number = device.trim_start_matches("/dev/loop").parse().unwrap_or(u32::MAX);
+            clean &= detach(number, &self.image);
         }
         clean
     }
