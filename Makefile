@@ -8,7 +8,7 @@ help: ## list these targets
 demo: ## set up, build, and drive one volume through its whole life on a scratch pool (as root)
 	@scripts/setup demo
 	cargo build --release --locked
-	"$${CARGO_TARGET_DIR:-target}/release/wharf" demo
+	target/release/wharf demo
 
 build: ## build the release binary
 	cargo build --release --locked
@@ -26,7 +26,7 @@ check: ## format, clippy, rustdoc, layers, dependencies: what a change has to pa
 
 bench: ## measure (as root); prints figures, judges nothing
 	@scripts/setup test
-	cargo bench --locked
+	cargo bench --locked --bench lifecycle
 
 clean: ## remove what was built, the tools of scripts/setup included
 	cargo clean

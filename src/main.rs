@@ -12,9 +12,8 @@ fn main() -> ExitCode {
     let arguments = Args::parse();
     let default = match arguments.command {
         Command::Standalone(_) => "info",
-        // It drives a driver that is meant to refuse things, and says so itself.
-        Command::Demo(_) => "error",
-        _ => "warn",
+        // The others tell what they find in their own words.
+        _ => "error",
     };
     if let Err(error) = telemetry::start(arguments.log_format, arguments.log_level.as_deref(), default) {
         eprintln!("wharf: --log-level: {error}");

@@ -21,10 +21,10 @@ use std::{
 /// its extents) is waited for.
 pub fn attach(image: &Path) -> Result<Held> {
     let doing = || format!("attaching {}", image.display());
-    for _ in 0..25 {
-        match loopdev::ensure_attached(image).doing(doing)? {
-            Attach::Held(held) => return Ok(held),
-            Attach::Elsewhere => thread::sleep(Duration::from_millis(20)),
+    for _ in 0..3 {
+        // Each waits about a third of a second.
+        if let Attach::Held(held) = loopdev::ensure_attached(image).doing(doing)? {
+            return Ok(held);
         }
     }
     Err(Error::Busy(format!(

@@ -13,10 +13,13 @@ use crate::{
     store::{Pool, PoolConfig, Survey, survey},
 };
 use serde::Serialize;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// statx(2) tells mount roots since 5.8 and their ids since 5.8, mount_setattr(2) exists since 5.12.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+/// How long the end of the scratch loop is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How an item does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -188,10 +191,13 @@ fn attach_scratch() -> Result<bool, String> {
         Attach::Held(held) => held,
         Attach::Elsewhere => return Err(format!("{} is open in another process", path.display())),
     };
-    match loopdev::status(&held).map_err(|error| text(&error))? {
-        Some(status) => Ok(status.direct_io),
-        None => Err(format!("{} lost its image at once", held.path().display())),
-    }
+    let status = loopdev::status(&held).map_err(|error| text(&error))?;
+    let lost = || format!("{} lost its image at once", held.path().display());
+    let direct_io = status.ok_or_else(lost)?.direct_io;
+    drop(held);
+    // Whoever looks at all loops just now keeps it for a moment; the kernel detaches it after that.
+    let _goes_by_itself = loopdev::wait_unused(&path, PATIENCE).map_err(|error| text(&error))?;
+    Ok(direct_io)
 }
 
 /// A closed file: only then it can be attached. In a container the usual place may be read-only.

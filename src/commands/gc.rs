@@ -150,7 +150,7 @@ impl Progress {
             let place = print::plain(&row.place);
             match &row.reason {
                 None => println!("removed {place}"),
-                Some(reason) => println!("left {place}: {}", print::plain(reason)),
+                Some(reason) => println!("{place} stays: {}", print::plain(reason)),
             }
         }
     }
@@ -183,12 +183,12 @@ fn show(report: &Report, apply: bool) {
     let kept = report.leftovers.len() - report.removed - report.removable;
     println!();
     match (apply, report.removable) {
-        (false, 0) => println!("nothing of this may be removed; {kept} left alone"),
-        (false, removable) => println!("{removable} can be removed with --apply; {kept} left alone"),
-        (true, 0) => println!("{} removed; {kept} left alone", report.removed),
+        (false, 0) => println!("nothing of this may be removed; {kept} to stay"),
+        (false, removable) => println!("{removable} can be removed with --apply; {kept} to stay"),
+        (true, 0) => println!("{} removed; {kept} to stay", report.removed),
         (true, failed) => {
             println!(
-                "{} removed; {failed} could not be removed, run it again later; {kept} left alone",
+                "{} removed; {failed} could not be removed, run it again later; {kept} to stay",
                 report.removed
             );
         }
@@ -200,6 +200,6 @@ fn action(row: &Row, apply: bool) -> String {
         _ if row.removed => "removed".to_owned(),
         None if apply => "gone".to_owned(),
         None => "would remove".to_owned(),
-        Some(reason) => format!("left alone: {}", print::plain(reason)),
+        Some(reason) => format!("stays: {}", print::plain(reason)),
     }
 }

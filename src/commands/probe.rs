@@ -22,12 +22,12 @@ pub fn run(arguments: &ProbeArgs) -> Outcome {
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     runtime.block_on(async {
         let late = || format!("the driver on {endpoint} did not answer within {} s", arguments.timeout);
-        time::timeout(limit, ask(&endpoint, limit)).await.map_err(|_| late())?
+        time::timeout(limit, ask(&endpoint)).await.map_err(|_| late())?
     })
 }
 
-async fn ask(endpoint: &Endpoint, limit: Duration) -> Outcome {
-    let mut client = Client::connect_within(endpoint.path(), limit).await.map_err(|error| {
+async fn ask(endpoint: &Endpoint) -> Outcome {
+    let mut client = Client::connect(endpoint.path()).await.map_err(|error| {
         format!("nobody answers on {endpoint} ({}): start the driver, or correct --endpoint", chain(&error))
     })?;
     let answer = client.identity.probe(ProbeRequest {}).await;

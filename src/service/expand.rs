@@ -69,6 +69,7 @@ impl Service {
         } else {
             note_wish(&pool, record, request.range.required)?
         };
+        take_over_size(&pool, &record)?;
         Ok(Expanded {
             size_bytes: record.size_bytes,
             node_expansion_required: record.shape.filesystem.is_some(),
@@ -104,7 +105,6 @@ impl Service {
             Ok(owed) => pool.ledger().set(grown.key, owed),
             Err(_) => pool.ledger().set(grown.key, grown.size_bytes),
         }
-        take_over_size(pool, &grown)?;
         Ok(grown)
     }
 
@@ -195,7 +195,8 @@ fn grow_image(pool: &Pool, grown: &VolumeRecord) -> Result<()> {
     pool.durability().settle(&[&path]).doing(doing)
 }
 
-/// A raw block volume needs no node expansion, so its device learns the new size here.
+/// A raw block volume needs no node expansion, so its device learns the new size here: also when an
+/// earlier call got no further than the record.
 fn take_over_size(pool: &Pool, record: &VolumeRecord) -> Result<()> {
     if record.shape.access != Access::Block {
         return Ok(());

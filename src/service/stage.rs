@@ -138,7 +138,10 @@ impl Service {
         let image = pool.image(Kind::Volume, key);
         match record.shape {
             Shape { layout: Layout::Directory, .. } => Ok(()),
-            Shape { access: Access::Block, .. } => self.clear_device(key, &image),
+            Shape { access: Access::Block, .. } => {
+                self.clear_stacked(key)?;
+                self.clear_device(key, &image)
+            }
             Shape { access: Access::Mount, .. } => wait_detached(key, &image),
         }
     }
@@ -327,8 +330,9 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
     }
 }
 
-/// Binds the loop's node below the staging path. AUTOCLEAR is taken off last: until then a crash
-/// leaves nothing but a bind of a dead device, which the next attempt replaces.
+/// Binds the loop's node below the staging path. AUTOCLEAR is taken off before: a loop without a bind
+/// is found by its image, by the next attempt or by Unstage. A bind whose loop had gone would show
+/// whatever gets the number next, and nothing could tell that it was ours.
 fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result<()> {
     let Located { pool, record } = located;
     let place = staged_device(staging);
@@ -362,7 +366,7 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     failpoint!("stage.device-writability-set");
     ensure_file(&place)?;
     failpoint!("stage.device-place-made");
-    bind_and_keep(&held, &place).doing(doing).or_else(|error| undo(&place, error))?;
+    keep_and_bind(&held, &place).doing(doing).or_else(|error| let_go(&held, undo(&place, error)))?;
     match located.compare(&place)? {
         Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
         _ => {
@@ -371,12 +375,20 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     }
 }
 
-fn bind_and_keep(held: &Held, place: &Path) -> crate::os::Result<()> {
-    mount::bind(&held.path(), place, DEVICE)?;
-    failpoint!("stage.device-bound");
+fn keep_and_bind(held: &Held, place: &Path) -> crate::os::Result<()> {
     loopdev::set_autoclear(held, false)?;
     failpoint!("stage.device-kept");
+    mount::bind(&held.path(), place, DEVICE)?;
+    failpoint!("stage.device-bound");
     Ok(())
+}
+
+/// After a bind that failed: a device that nothing shows is detached when it is closed.
+pub(super) fn let_go(held: &Held, failed: Result<()>) -> Result<()> {
+    if !device_is_bound(held.number)? {
+        loopdev::set_autoclear(held, true).doing(|| format!("letting go of loop device {}", held.number))?;
+    }
+    failed
 }
 
 /// A final error is only given when nothing of the attempt is left (design invariant 6).

@@ -110,20 +110,18 @@ pub fn mounts() -> Vec<Mount> {
 }
 
 /// Every mount that has to go before the filesystem at `below` can be unmounted: of loops whose file is
-/// there, binds of those loops, binds of its directories, and what is mounted further down.
+/// there, binds of its directories, and what is mounted further down. Binds of device nodes hold nothing.
 fn mounts_of(below: &Path, loops: &[Loop]) -> Vec<Mount> {
     let all = mounts();
     let devices: BTreeSet<u64> = loops.iter().map(|each| device_number(each.number)).collect();
-    let nodes: BTreeSet<PathBuf> = loops.iter().map(|each| format!("/loop{}", each.number).into()).collect();
     let inside: BTreeSet<u64> =
         all.iter().filter(|mount| mount.point.starts_with(below)).map(|mount| mount.device).collect();
+    let bind_of_volume = |mount: &Mount| {
+        inside.contains(&mount.device) && mount.root.components().any(|part| part.as_os_str() == "volumes")
+    };
     all.into_iter()
         .filter(|mount| {
-            mount.point.starts_with(below)
-                || devices.contains(&mount.device)
-                || nodes.contains(&mount.root) && mount.fstype.contains("tmpfs")
-                || inside.contains(&mount.device)
-                    && mount.root.components().any(|part| part.as_os_str() == "volumes")
+            mount.point.starts_with(below) || devices.contains(&mount.device) || bind_of_volume(mount)
         })
         .collect()
 }

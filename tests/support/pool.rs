@@ -93,7 +93,10 @@ impl Pool {
         self.device = Some(device.clone());
         // A loop that was made read-only (BLKROSET) is still so for the next who gets its number.
         run("blockdev", ["--setrw", &device]);
-        run("mount", ["-t".as_ref(), self.kind.fstype().as_ref(), device.as_ref(), self.mount.as_os_str()]);
+        // Another mount namespace may still hold the filesystem of before a power cut.
+        let options = if self.kind == Kind::Xfs { "nouuid" } else { "defaults" };
+        let [fstype, options, device] = [self.kind.fstype(), options, &device].map(OsStr::new);
+        run("mount", [OsStr::new("-t"), fstype, OsStr::new("-o"), options, device, self.mount.as_os_str()]);
     }
 
     /// Takes away everything that hangs on the pool, unmounts it and detaches its image; what a node
@@ -124,6 +127,11 @@ impl Pool {
         assert!(self.detach(), "cannot take everything away from {}", self.mount.display());
         fs::rename(cut.0, &self.image).unwrap();
         self.attach();
+        if self.kind == Kind::BtrfsQuota {
+            // The kernel drops a subvolume's blocks and its qgroup in two transactions, and does not make
+            // good for a cut in between.
+            run("btrfs", ["qgroup".as_ref(), "clear-stale".as_ref(), self.mount.as_os_str()]);
+        }
     }
 }
 

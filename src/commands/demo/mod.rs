@@ -46,7 +46,10 @@ pub fn run(arguments: &DemoArgs) -> Outcome {
     let scratch = Scratch::new(arguments.directory.as_deref())?;
     let mut teller = Teller::new();
     let end = play(&scratch, &mut teller);
-    let in_use = scratch.in_use().unwrap_or_default();
+    let in_use = match end {
+        Ok(()) => scratch.still_in_use().unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
     let path = scratch.path().display().to_string();
     let left = scratch.remove();
     conclude(&teller, end, in_use, left, &path, begun.elapsed())

@@ -12,6 +12,7 @@ use std::{
 
 /// How long a mount or loop that is still busy is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A directory of the demo's own. Dropping it removes it with everything mounted or attached there.
 #[derive(Debug)]
@@ -66,8 +67,20 @@ impl Scratch {
         mount.map_or_else(|| "unknown filesystem".to_owned(), |mount| mount.fstype)
     }
 
+    /// What of [`Scratch::in_use`] stays. Whoever looks at all loops just now keeps each for a moment.
+    pub fn still_in_use(&self) -> os::Result<Vec<String>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = self.in_use()?;
+            if left.is_empty() || Instant::now() >= deadline {
+                return Ok(left);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
     /// Mounts below it and loops on its files: nothing, once every volume is unstaged.
-    pub fn in_use(&self) -> os::Result<Vec<String>> {
+    fn in_use(&self) -> os::Result<Vec<String>> {
         let mounts = self.mounts()?.into_iter().map(|point| format!("a mount at {}", point.display()));
         let loops = self.loops()?.into_iter().map(|number| format!("/dev/loop{number}"));
         Ok(mounts.chain(loops).collect())
@@ -93,7 +106,7 @@ impl Scratch {
                     let left = self.in_use().unwrap_or_default();
                     return left.into_iter().chain(why).chain([format!("{}", self.path.display())]).collect();
                 }
-                _ => thread::sleep(Duration::from_millis(50)),
+                _ => thread::sleep(PAUSE),
             }
         }
         let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
