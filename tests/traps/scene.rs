@@ -182,6 +182,14 @@ impl Scene {
         }
     }
 
+    /// Nobody knows the volume any more.
+    pub fn health_of_none(&mut self, id: &str) -> bool {
+        let request = csi::ControllerGetVolumeHealthRequest { volume_id: id.to_owned(), ..Default::default() };
+        let answer =
+            self.co.call(|mut c| async move { c.controller.controller_get_volume_health(request).await });
+        answer.is_err_and(|status| status.code() == Code::NotFound)
+    }
+
     /// What NodeGetStorageHealth reports.
     pub fn storage_health(&mut self) -> Vec<(String, String)> {
         let request = csi::NodeGetStorageHealthRequest::default();
