@@ -30,12 +30,15 @@ pub enum Command {
     ///
     /// The exit code is 0 when local volumes can be served.
     Check(CheckArgs),
-    /// Lists volumes and snapshots on pools.
+    /// Lists volumes and snapshots on pools, also beside a running driver.
+    ///
+    /// Nothing is written there. The exit code is 0 when every pool could be listed.
     Volumes(VolumesArgs),
     /// Finds leftovers on pools, and with --apply removes them.
     ///
     /// Without --apply nothing is changed. What cannot be proven to be this driver's leftover is reported
-    /// and never removed.
+    /// and never removed. May be used beside a running driver. The exit code is 0 when nothing is left that
+    /// may be removed.
     Gc(GcArgs),
     /// Asks a running driver whether it can serve: the exit code is the answer.
     ///
@@ -121,14 +124,16 @@ pub struct ProbeArgs {
     #[arg(long, env = "CSI_ENDPOINT")]
     pub endpoint: String,
     /// How many seconds to wait for the answer.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
 }
 
 /// Of `wharf demo`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct DemoArgs {
-    /// An existing directory to make the scratch pool in [default: the system's temporary directory].
+    /// An existing directory to make the scratch pool in; about 2.5 GiB have to be free there.
+    ///
+    /// [default: the system's temporary directory, or /var/tmp where that one is in memory]
     #[arg(long)]
     pub directory: Option<PathBuf>,
 }

@@ -108,7 +108,7 @@ mod tests {
         let source = os::Error::Path {
             op: "create".into(),
             path: "/pool/x".into(),
-            source: io::Error::from_raw_os_error(libc::ENOSPC),
+            source: io::Error::from_raw_os_error(28),
         };
         let error = Error::Os { doing: "creating volume v".into(), source };
         assert!(error.is_no_space());

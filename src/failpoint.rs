@@ -1,7 +1,7 @@
 //! Named points between side effects at which a test ends the process.
 //!
 //! With the cargo feature `failpoints`, `WHARF_FAILPOINT=NAME[@N]=ACTION` strikes when the point
-//! called NAME is reached for the N-th time (1 if not given). ACTION is `kill` (SIGKILL to itself),
+//! called NAME (`*`: any) is reached for the N-th time (1 if not given). ACTION is `kill` (SIGKILL to itself),
 //! `stop` (SIGSTOP to itself: the test images the pool, then kills) or `panic`.
 //! `WHARF_FAILPOINT_LOG=FILE` appends the name of every point that is reached. Without the feature a point is nothing at all.
 
@@ -59,7 +59,7 @@ mod enabled {
         if let Some(mut log) = LOG.as_ref() {
             let _ = writeln!(log, "{name}");
         }
-        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else { return };
+        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else { return };
         if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 != armed.hit {
             return;
         }

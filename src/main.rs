@@ -10,17 +10,25 @@ use wharf::{
 
 fn main() -> ExitCode {
     let arguments = Args::parse();
-    let default = if matches!(arguments.command, Command::Standalone(_)) { "info" } else { "warn" };
+    let default = match arguments.command {
+        Command::Standalone(_) => "info",
+        // The others tell what they find in their own words.
+        _ => "error",
+    };
     if let Err(error) = telemetry::start(arguments.log_format, arguments.log_level.as_deref(), default) {
         eprintln!("wharf: --log-level: {error}");
         return ExitCode::from(2);
     }
-    let result = match arguments.command {
-        Command::Standalone(arguments) => commands::standalone::run(&arguments),
-        _ => Err("not yet".into()),
+    let outcome = match arguments.command {
+        Command::Standalone(arguments) => commands::standalone::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => commands::check::run(&arguments),
+        Command::Volumes(arguments) => commands::volumes::run(&arguments),
+        Command::Gc(arguments) => commands::gc::run(&arguments),
+        Command::Probe(arguments) => commands::probe::run(&arguments),
+        Command::Demo(arguments) => commands::demo::run(&arguments),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match outcome {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("wharf: {error}");
             ExitCode::FAILURE

@@ -4,7 +4,7 @@ use crate::config::LogFormat;
 use std::io::{self, IsTerminal};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-/// Starts the log. Only warnings for commands that print a result themselves.
+/// Starts the log at `level`, else at `default`.
 pub fn start(format: LogFormat, level: Option<&str>, default: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(level.unwrap_or(default))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

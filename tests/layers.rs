@@ -46,26 +46,16 @@ const FORBIDDEN: &str = concat!("remove_dir", "_all");
 
 #[test]
 fn the_sources_keep_the_rules() {
-    let files = rust_files("src");
+    let files = shipped_files();
     assert!(files.len() > 10, "only {} files were found below src", files.len());
-    let tests_alone = test_files(&files);
-    let found: Vec<String> = files
-        .iter()
-        .filter(|file| !tests_alone.contains(*file))
-        .flat_map(|file| violations(&relative(file), &read(file)))
-        .collect();
+    let found: Vec<String> = files.iter().flat_map(|file| violations(&relative(file), &read(file))).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
 #[test]
 fn filesystems_are_made_in_one_place() {
-    let files = rust_files("src");
-    let tests_alone = test_files(&files);
-    let calls: Vec<String> = files
-        .iter()
-        .filter(|file| !tests_alone.contains(*file))
-        .flat_map(|file| makes_filesystem(&relative(file), &read(file)))
-        .collect();
+    let calls: Vec<String> =
+        shipped_files().iter().flat_map(|file| makes_filesystem(&relative(file), &read(file))).collect();
     assert_eq!(calls.len(), 1, "format::make has to be called from CreateVolume alone: {calls:?}");
 }
 
@@ -80,10 +70,7 @@ fn nothing_deletes_recursively() {
 fn architecture_maps_every_module() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let map = read(&root.join("ARCHITECTURE.md"));
-    let files = rust_files("src");
-    let tests_alone = test_files(&files);
-    let names: Vec<String> =
-        files.iter().filter(|file| !tests_alone.contains(*file)).map(|file| relative(file)).collect();
+    let names: Vec<String> = shipped_files().iter().map(|file| relative(file)).collect();
     let missing: Vec<_> = names.iter().filter(|name| !mentions(&map, name)).collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md does not say what these are for: {missing:?}");
     let gone: Vec<_> = mentioned(&map)
@@ -209,20 +196,20 @@ fn words(text: &str) -> Vec<String> {
     .collect()
 }
 
-/// Files that some module declares as `#[cfg(test)] mod name;`.
-fn test_files(files: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    for file in files {
+/// The files below `src/` that ship: those are left out that a module declares as `#[cfg(test)] mod name;`,
+/// with what is below them.
+fn shipped_files() -> Vec<PathBuf> {
+    let mut files = rust_files("src");
+    let mut tests = BTreeSet::new();
+    for file in &files {
         let below = match file.file_stem().unwrap().to_str().unwrap() {
             "mod" | "main" | "lib" => file.parent().unwrap().to_owned(),
             _ => file.with_extension(""),
         };
-        for module in shipped(&tokens(&read(file))).test_modules {
-            found.insert(below.join(format!("{module}.rs")));
-            found.insert(below.join(module).join("mod.rs"));
-        }
+        tests.extend(shipped(&tokens(&read(file))).test_modules.into_iter().map(|name| below.join(name)));
     }
-    found
+    files.retain(|file| !file.ancestors().any(|above| tests.contains(&above.with_extension(""))));
+    files
 }
 
 fn rust_files(below: &str) -> Vec<PathBuf> {

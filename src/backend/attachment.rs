@@ -21,10 +21,10 @@ use std::{
 /// its extents) is waited for.
 pub fn attach(image: &Path) -> Result<Held> {
     let doing = || format!("attaching {}", image.display());
-    for _ in 0..25 {
-        match loopdev::ensure_attached(image).doing(doing)? {
-            Attach::Held(held) => return Ok(held),
-            Attach::Elsewhere => thread::sleep(Duration::from_millis(20)),
+    for _ in 0..3 {
+        // Each waits about a third of a second.
+        if let Attach::Held(held) = loopdev::ensure_attached(image).doing(doing)? {
+            return Ok(held);
         }
     }
     Err(Error::Busy(format!(
@@ -33,14 +33,27 @@ pub fn attach(image: &Path) -> Result<Held> {
     )))
 }
 
-/// The loop that an image is attached to.
-pub fn loop_of(image: &Path) -> Result<Option<u32>> {
+/// The loops that an image is attached to: one, or more where somebody made another by hand.
+pub fn loops_of(image: &Path) -> Result<Vec<u32>> {
     let doing = || format!("looking for the loop device of {}", image.display());
-    let Some(stat) = file::stat(image).doing(doing)? else { return Ok(None) };
+    let Some(stat) = file::stat(image).doing(doing)? else { return Ok(Vec::new()) };
     if !loopdev::in_use(image).doing(doing)? {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    loopdev::find(stat.inode).doing(doing)
+    loopdev::find_all(stat.inode).doing(doing)
+}
+
+/// The one loop that an image is attached to. With two of them its filesystem could be mounted twice,
+/// and nothing tells them apart.
+pub fn only_loop_of(image: &Path) -> Result<Option<u32>> {
+    match loops_of(image)?.as_slice() {
+        [] => Ok(None),
+        [number] => Ok(Some(*number)),
+        [number, other, ..] => Err(Error::Refused(format!(
+            "{} is attached to both /dev/loop{number} and /dev/loop{other}: detach the one that was made by hand",
+            image.display()
+        ))),
+    }
 }
 
 /// Whether a volume is attached or mounted. A reader that has merely opened the image is waited for.

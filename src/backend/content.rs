@@ -133,8 +133,11 @@ fn flush(origin: &Origin) -> Result<()> {
         return Ok(()); // The cut itself flushes files of the pool.
     }
     let path = origin.pool.image(origin.kind, origin.key);
-    let Some(number) = attachment::loop_of(&path)? else { return Ok(()) };
-    let doing = || format!("flushing volume {}", origin.key);
+    attachment::loops_of(&path)?.into_iter().try_for_each(|number| flush_loop(number, origin.key))
+}
+
+fn flush_loop(number: u32, key: Key) -> Result<()> {
+    let doing = || format!("flushing volume {key}");
     let device = loopdev::device_number(number);
     let mounted = mountinfo::read().doing(doing)?.into_iter().find(|mount| mount.device == device);
     match mounted {

@@ -95,7 +95,7 @@ pub fn grow(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Resu
     let mut offline = false;
     on_detached(image, filesystem, |root| match format::grow_mounted(filesystem, root, record.size_bytes) {
         // Without CAP_SYS_RESOURCE ext4 refuses to grow while mounted.
-        Err(e) if filesystem == Filesystem::Ext4 && e.errno() == Some(libc::EPERM) => {
+        Err(e) if filesystem == Filesystem::Ext4 && e.is_not_permitted() => {
             offline = true;
             Ok(())
         }

@@ -62,9 +62,39 @@ impl Error {
         self.errno() == Some(libc::ENOENT)
     }
 
+    /// Somebody uses it.
+    pub fn is_busy(&self) -> bool {
+        self.errno() == Some(libc::EBUSY)
+    }
+
+    /// The object exists already.
+    pub fn is_already_there(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
+    }
+
+    /// A directory holds something.
+    pub fn is_not_empty(&self) -> bool {
+        self.errno() == Some(libc::ENOTEMPTY)
+    }
+
+    /// A privilege is missing, such as CAP_SYS_RESOURCE.
+    pub fn is_not_permitted(&self) -> bool {
+        self.errno() == Some(libc::EPERM)
+    }
+
+    /// The filesystem cannot do this.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno() == Some(libc::EOPNOTSUPP)
+    }
+
     /// No space, or a quota is used up.
     pub fn is_no_space(&self) -> bool {
         matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
+    }
+
+    /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
+    pub fn is_in_the_way(&self) -> bool {
+        self.errno() == Some(libc::EAGAIN)
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
     io::{self, Read, Write},
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// How the names of [`replace`]'s temporary files end.
@@ -50,6 +51,8 @@ pub struct Stat {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// `st_ctime`: when the inode was last changed in any way, its name included.
+    pub changed: SystemTime,
     is_symlink: bool,
 }
 
@@ -74,6 +77,9 @@ impl From<rustix::fs::Stat> for Stat {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
+            changed: UNIX_EPOCH
+                + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or_default())
+                + Duration::from_nanos(u64::try_from(stat.st_ctime_nsec).unwrap_or_default()),
             is_symlink: kind == FileType::Symlink,
         }
     }
@@ -292,7 +298,7 @@ fn open_regular(path: &Path, flags: OFlags) -> Result<File> {
         match open(path, flags, "open") {
             Err(e) if e.errno() == Some(libc::EWOULDBLOCK) && attempts < 200 => {
                 attempts += 1;
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
             opened => break opened?,
         }

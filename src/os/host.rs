@@ -1,9 +1,156 @@
-//! The host itself.
+//! The host itself: its kernel, what this process may do there, its terminal.
 
-use super::{At, Result};
+use super::{At, Error, Result};
+use linux_raw_sys::general::mount_attr;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    mount::{FsOpenFlags, fsopen},
+};
+use std::{io, path::Path};
+
+const STATUS: &str = "/proc/self/status";
+const FILESYSTEMS: &str = "/proc/filesystems";
 
 /// The host's name (uname(2)).
 pub fn name() -> Result<String> {
     let name = nix::sys::utsname::uname().at("read the name of", "the host")?;
     Ok(name.nodename().to_string_lossy().into_owned())
+}
+
+/// The kernel's release, such as `6.12.0-1-amd64` (uname(2)).
+pub fn kernel_release() -> Result<String> {
+    let name = nix::sys::utsname::uname().at("read the kernel's release of", "the host")?;
+    Ok(name.release().to_string_lossy().into_owned())
+}
+
+/// What this process may do beyond its user's rights: its effective capabilities (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities(u64);
+
+/// Those that wharf needs, by their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// CAP_SYS_ADMIN: mount, attach.
+    SysAdmin = 21,
+    /// CAP_SYS_RESOURCE: grow a mounted ext4.
+    SysResource = 24,
+}
+
+impl Capabilities {
+    /// Whether it is among them.
+    pub fn have(self, capability: Capability) -> bool {
+        self.0 >> capability as u64 & 1 == 1
+    }
+}
+
+/// Of this process.
+pub fn capabilities() -> Result<Capabilities> {
+    let status = std::fs::read_to_string(STATUS).at("read", STATUS)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .map(Capabilities)
+        .ok_or_else(|| Error::Unexpected(format!("{STATUS} has no line CapEff")))
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether the kernel knows a filesystem. fsopen(2), as mount(2) would, loads its module where there is one.
+pub fn knows_filesystem(name: &str) -> Result<bool> {
+    match fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODEV) => Ok(false),
+        // Not allowed to ask, or too old a kernel: what is loaded already is public.
+        Err(_) => {
+            let known = std::fs::read_to_string(FILESYSTEMS).at("read", FILESYSTEMS)?;
+            Ok(known.lines().any(|line| line.rsplit('\t').next() == Some(name)))
+        }
+    }
+}
+
+/// Fails unless fsopen(2) and mount_setattr(2) are there and not forbidden. Nothing is mounted.
+pub fn try_mount_api() -> Result<()> {
+    fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).at("call fsopen(2) on", "this host")?;
+    let nothing = mount_attr { attr_set: 0, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is a C string, the structure and its size belong together, both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            -1,
+            c"".as_ptr(),
+            0,
+            &raw const nothing,
+            size_of::<mount_attr>(),
+        )
+    };
+    // With nothing to change the kernel only looks whether the caller may, never at the file.
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).at("call mount_setattr(2) on", "this host"),
+    }
+}
+
+/// Whether files in this directory can be read and written past the page cache (O_DIRECT), tried with a
+/// file that has no name; `None`: nothing can be written there now.
+pub fn direct_io(directory: &Path) -> Result<Option<bool>> {
+    let open = |more: OFlags| {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | more;
+        rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR).map(drop)
+    };
+    let outcome = match open(OFlags::DIRECT) {
+        Err(Errno::INVAL) => open(OFlags::empty()).map(|()| false),
+        outcome => outcome.map(|()| true),
+    };
+    match outcome {
+        Err(Errno::NOSPC | Errno::DQUOT | Errno::ROFS) => Ok(None),
+        outcome => outcome.map(Some).at("make a temporary file in", directory),
+    }
+}
+
+/// How many columns the terminal has that standard output goes to; `None`: it goes elsewhere.
+pub fn terminal_columns() -> Option<u16> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize, which is plain data.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(size.ws_col)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn capabilities_are_bits() {
+        let some = Capabilities(1 << 21);
+        assert!(some.have(Capability::SysAdmin) && !some.have(Capability::SysResource));
+        // Tests run as root with the right to mount; docs/testing says so.
+        assert!(is_root() && capabilities().unwrap().have(Capability::SysAdmin));
+    }
+
+    #[test]
+    fn filesystems_that_exist_and_one_that_does_not() {
+        assert!(knows_filesystem("ext4").unwrap());
+        assert!(knows_filesystem("proc").unwrap());
+        assert!(!knows_filesystem("wharf-fs").unwrap());
+        try_mount_api().unwrap();
+    }
+
+    #[test]
+    fn direct_io_is_tried_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(direct_io(directory.path()).unwrap().is_some());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        // A filesystem without files of its own.
+        assert!(direct_io(Path::new("/proc")).is_err());
+    }
+
+    #[test]
+    fn the_kernel_has_a_release() {
+        assert!(kernel_release().unwrap().starts_with(|c: char| c.is_ascii_digit()));
+    }
 }

@@ -141,21 +141,25 @@ mod tests {
         });
     }
 
-    /// The other process of the next test.
+    /// Also the other process of the next test, which names the file and kills it.
     #[test]
-    #[ignore = "started by a_killed_process_holds_nothing"]
     fn holder() {
-        let Some(path) = env::var_os(FILE) else { return };
-        let _guard = try_lock(Path::new(&path), 7, Mode::Exclusive).unwrap().unwrap();
-        println!("\nlocked");
-        thread::sleep(Duration::from_secs(60));
+        let (_directory, own) = lock_file();
+        let given = env::var_os(FILE);
+        let path = given.as_deref().map_or(own.as_path(), Path::new);
+        let _guard = try_lock(path, 7, Mode::Exclusive).unwrap().unwrap();
+        assert!(try_lock(path, 7, Mode::Exclusive).unwrap().is_none());
+        if given.is_some() {
+            println!("\nlocked");
+            thread::sleep(Duration::from_secs(60));
+        }
     }
 
     #[test]
     fn a_killed_process_holds_nothing() {
         let (_directory, path) = lock_file();
         let mut other = Command::new(env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "os::lock::tests::holder", "--nocapture"])
+            .args(["--exact", "os::lock::tests::holder", "--nocapture"])
             .env(FILE, &path)
             .stdout(Stdio::piped())
             .spawn()

@@ -64,6 +64,14 @@ pub fn at(path: &Path) -> Result<Option<Mount>> {
     }
 }
 
+/// The mount that a path lies in, its root or below; `None` when nothing is there.
+pub fn of(path: &Path) -> Result<Option<Mount>> {
+    match look(path)? {
+        Some(place) => Ok(read()?.into_iter().find(|mount| mount.id == place.mount_id)),
+        None => Ok(None),
+    }
+}
+
 /// Whether the path is the root of a mount (statx, STATX_ATTR_MOUNT_ROOT, never waiting for a server);
 /// `None` when nothing is there.
 pub fn is_mount_root(path: &Path) -> Result<Option<bool>> {
@@ -305,6 +313,22 @@ mod tests {
         assert!(at(&point).unwrap().unwrap().root.ends_with("a"));
         unmounted(&point);
         assert_eq!(at(&point).unwrap(), None);
+    }
+
+    #[test]
+    fn a_path_lies_in_a_mount() {
+        let scratch = Scratch::new();
+        let [source, point] = ["source", "point"].map(|name| scratch.directory(name));
+        let inside = source.join("inside");
+        fs::create_dir(&inside).unwrap();
+        let _mounted = Mounted::guard(&point);
+        mount::bind(&source, &point, Attributes { noexec: true, ..Attributes::default() }).unwrap();
+        for path in [&point, &point.join("inside")] {
+            let mount = of(path).unwrap().unwrap();
+            assert!(mount.point == point && mount.has("noexec"), "{mount:?}");
+        }
+        assert_ne!(of(&inside).unwrap().unwrap().point, point);
+        assert_eq!(of(&scratch.path("absent")).unwrap(), None);
     }
 
     #[test]

@@ -4,11 +4,14 @@ use super::{
     At, Error, Result,
     file::{on, shown},
 };
-use linux_raw_sys::ioctl::{
-    FIEMAP_EXTENT_DATA_INLINE, FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FIEMAP_FLAG_SYNC, FS_IOC_FIEMAP,
+use linux_raw_sys::{
+    general::{BTRFS_SUPER_MAGIC, XFS_SUPER_MAGIC},
+    ioctl::{
+        FIEMAP_EXTENT_DATA_INLINE, FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FIEMAP_FLAG_SYNC, FS_IOC_FIEMAP,
+    },
 };
 use rustix::{
-    fs::{SeekFrom, ftruncate, ioctl_ficlone, seek},
+    fs::{Advice, SeekFrom, fadvise, ftruncate, ioctl_ficlone, seek, statfs},
     io::Errno,
     ioctl::{Updater, ioctl},
 };
@@ -25,8 +28,19 @@ pub fn clone_file(from: &File, to: &File) -> Result<()> {
 }
 
 /// Whether files in this directory can share blocks: tried with two temporary files, which have no
-/// name (O_TMPFILE) and so vanish with this process at the latest.
+/// name (O_TMPFILE) and so vanish with this process at the latest. Where nothing can be written (a full
+/// or read-only filesystem must still be served and looked at) the filesystem's kind decides.
 pub fn supported(directory: &Path) -> Result<bool> {
+    match attempt(directory) {
+        Err(e) if e.is_no_space() || e.errno() == Some(libc::EROFS) => {
+            let kind = statfs(directory).at("find the filesystem of", directory)?.f_type;
+            Ok([XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].map(i64::from).contains(&kind))
+        }
+        outcome => outcome,
+    }
+}
+
+fn attempt(directory: &Path) -> Result<bool> {
     let op = "try to share blocks in";
     let from = tempfile::tempfile_in(directory).at(op, directory)?;
     let to = tempfile::tempfile_in(directory).at(op, directory)?;
@@ -47,6 +61,7 @@ pub fn supported(directory: &Path) -> Result<bool> {
 /// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
     let size = from.metadata().map_err(on("look at", from))?.len();
+    forget_cached_holes(from);
     let mut copy = Copy { from, to, in_kernel: true, buffer: Vec::new(), done: 0 };
     let mut position = 0;
     while let Some((start, end)) = data_after(from, position, size)? {
@@ -95,6 +110,14 @@ pub fn exclusive_bytes(file: &File) -> Result<u64> {
             _ => return Ok(bytes),
         }
     }
+}
+
+/// ext4 and XFS call an allocated but unwritten block data as soon as its zeroes are in the page cache,
+/// and read-ahead of the copy itself brings them there: a thick, nearly empty image would be copied whole.
+/// Advice only: without it the copy is as right, and larger.
+fn forget_cached_holes(from: &File) {
+    let _ = fadvise(from, 0, None, Advice::DontNeed);
+    let _ = fadvise(from, 0, None, Advice::Random);
 }
 
 /// A copy under way.
@@ -246,6 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn a_full_or_read_only_pool_can_still_be_judged() {
+        for (kind, expected) in [(Kind::Btrfs, true), (Kind::Xfs, true), (Kind::Ext4, false)] {
+            let pool = Pool::new(kind, 320 * MIB);
+            let mut size = 256 * MIB;
+            let mut number = 0;
+            while size >= 4096 {
+                let file = create_new(&pool.path().join(format!("fill{number}")));
+                number += 1;
+                match file.and_then(|file| allocate(&file, size)) {
+                    Ok(()) => {}
+                    Err(_) => size /= 2,
+                }
+            }
+            assert_eq!(supported(pool.path()).unwrap(), expected, "{kind:?}, full");
+            crate::os::testing::run("mount", ["-o".as_ref(), "remount,ro".as_ref(), pool.path().as_os_str()]);
+            assert_eq!(supported(pool.path()).unwrap(), expected, "{kind:?}, read-only");
+        }
+    }
+
+    #[test]
     fn a_copy_is_equal_and_as_sparse() {
         let pool = Pool::new(Kind::Ext4, 128 * MIB);
         let elsewhere = tempfile::tempdir().unwrap();
@@ -264,6 +307,25 @@ mod tests {
             assert!(copied.size == 40 * MIB && copied.allocated <= 3 * MIB, "{copied:?}");
             assert_eq!(steps.last(), Some(&(2 * MIB)));
             assert!(steps.is_sorted());
+        }
+    }
+
+    /// A thick image: allocated blocks that were never written, some of them in the page cache.
+    #[test]
+    fn what_was_never_written_is_not_copied() {
+        for kind in [Kind::Ext4, Kind::Xfs] {
+            let pool = Pool::new(kind, 320 * MIB);
+            let path = pool.path().join("thick");
+            let from = create_new(&path).unwrap();
+            allocate(&from, 64 * MIB).unwrap();
+            from.write_all_at(&vec![1; MIB as usize], 8 * MIB).unwrap();
+            from.sync_all().unwrap();
+            let before = fs::read(&path).unwrap();
+            let to = create_new(&pool.path().join("copy")).unwrap();
+            copy_sparse(&from, &to, &mut |_| true).unwrap();
+            to.sync_all().unwrap();
+            assert!(stat_file(&to).unwrap().allocated <= 4 * MIB, "{kind:?}: {:?}", stat_file(&to).unwrap());
+            assert!(fs::read(pool.path().join("copy")).unwrap() == before);
         }
     }
 

@@ -20,6 +20,7 @@ pub fn code(error: &Error) -> Code {
         Error::Unavailable(_) => Code::Unavailable,
         // CSI names no code for a full disk outside CreateVolume and CreateSnapshot; this is the one that is retried.
         Error::Os { source, .. } if source.is_no_space() => Code::ResourceExhausted,
+        Error::Os { source, .. } if source.is_in_the_way() => Code::Aborted,
         Error::Damaged(_) | Error::Os { .. } | Error::Internal(_) => Code::Internal,
     }
 }
@@ -85,6 +86,7 @@ mod tests {
             (Error::Damaged(String::new()), Code::Internal),
             (Error::Internal(String::new()), Code::Internal),
             (os_error(28), Code::ResourceExhausted),
+            (os_error(11), Code::Aborted),
             (os_error(5), Code::Internal),
         ];
         for (error, expected) in rows {

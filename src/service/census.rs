@@ -62,13 +62,16 @@ impl Service {
                 Ok(None) => continue,
                 Err(_) => "unknown",
             };
-            let health = health::at_rest(pool, key, &self.node).map_or("unknown", |(_, ailments)| {
-                ailments
-                    .iter()
-                    .map(|ailment| ailment.severity)
-                    .max()
-                    .map_or("healthy", health::Severity::as_str)
-            });
+            let health = health::at_rest(pool, key, &self.node, health::Look::Glance).map_or(
+                "unknown",
+                |(_, ailments)| {
+                    ailments
+                        .iter()
+                        .map(|ailment| ailment.severity)
+                        .max()
+                        .map_or("healthy", health::Severity::as_str)
+                },
+            );
             *census.volumes.entry((pool.name().to_owned(), layout, health)).or_default() += 1;
         }
     }

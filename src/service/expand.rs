@@ -21,6 +21,8 @@ pub struct ExpandVolume {
     pub id: String,
     /// The new size.
     pub range: CapacityRange,
+    /// What the CO takes the volume for.
+    pub access: Option<Access>,
 }
 
 /// Its answer.
@@ -41,6 +43,8 @@ pub struct ExpandNode {
     pub path: TargetPath,
     /// What the CO wants.
     pub range: CapacityRange,
+    /// What the CO takes the volume for.
+    pub access: Option<Access>,
 }
 
 impl Service {
@@ -50,6 +54,7 @@ impl Service {
         let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let (pool, record) = self.store.volume(key)?.ok_or_else(unknown)?;
+        check_access(&record, request.access)?;
         let target = size::round_up(request.range.required);
         if request.range.limit.is_some_and(|limit| target.max(record.size_bytes) > limit) {
             return Err(Error::OutOfRange(format!(
@@ -64,6 +69,7 @@ impl Service {
         } else {
             note_wish(&pool, record, request.range.required)?
         };
+        take_over_size(&pool, &record)?;
         Ok(Expanded {
             size_bytes: record.size_bytes,
             node_expansion_required: record.shape.filesystem.is_some(),
@@ -99,7 +105,6 @@ impl Service {
             Ok(owed) => pool.ledger().set(grown.key, owed),
             Err(_) => pool.ledger().set(grown.key, grown.size_bytes),
         }
-        take_over_size(pool, &grown)?;
         Ok(grown)
     }
 
@@ -107,6 +112,7 @@ impl Service {
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
         let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        check_access(&record, request.access)?;
         if request.range.required > record.size_bytes {
             return Err(Error::OutOfRange(format!(
                 "volume {} has {} bytes: ControllerExpandVolume comes first",
@@ -142,17 +148,27 @@ impl Service {
                 failpoint!("expand-node.grown");
                 Ok(())
             }
-            Err(e) if matches!(e.errno(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
-                Err(Error::Refused(format!(
-                    "the kernel refuses to grow the {} of volume {} in pool {:?} while it is mounted: it grows by itself \
+            Err(e) if e.is_not_permitted() || e.is_unsupported() => Err(Error::Refused(format!(
+                "the kernel refuses to grow the {} of volume {} in pool {:?} while it is mounted: it grows by itself \
                  when the volume is staged the next time",
-                    image::name(filesystem),
-                    record.key,
-                    pool.name()
-                )))
-            }
+                image::name(filesystem),
+                record.key,
+                pool.name()
+            ))),
             Err(e) => Err(e).doing(doing),
         }
+    }
+}
+
+/// CSI: a capability that is not the volume's is INVALID_ARGUMENT.
+fn check_access(record: &VolumeRecord, asked: Option<Access>) -> Result<()> {
+    match asked {
+        Some(access) if access != record.shape.access => Err(Error::Invalid(format!(
+            "volume {} is {}, but volume_capability says {access}",
+            record.id(),
+            record.shape.access
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -179,15 +195,14 @@ fn grow_image(pool: &Pool, grown: &VolumeRecord) -> Result<()> {
     pool.durability().settle(&[&path]).doing(doing)
 }
 
-/// A raw block volume needs no node expansion, so its device learns the new size here.
+/// A raw block volume needs no node expansion, so its device learns the new size here: also when an
+/// earlier call got no further than the record.
 fn take_over_size(pool: &Pool, record: &VolumeRecord) -> Result<()> {
     if record.shape.access != Access::Block {
         return Ok(());
     }
-    match attachment::loop_of(&pool.image(Kind::Volume, record.key))? {
-        Some(number) => take_over(number, record),
-        None => Ok(()),
-    }
+    let loops = attachment::loops_of(&pool.image(Kind::Volume, record.key))?;
+    loops.into_iter().try_for_each(|number| take_over(number, record))
 }
 
 fn take_over(number: u32, record: &VolumeRecord) -> Result<()> {

@@ -115,7 +115,7 @@ impl Service {
         let most = if request.page.max_entries == 0 { usize::MAX } else { request.page.max_entries };
         let (mut entries, mut last): (Vec<Health>, Option<Key>) = (Vec::new(), None);
         for (key, pool) in self.keys_after(Kind::Volume, after)? {
-            let (node, ailments) = at_rest(&pool, key, &self.node)?;
+            let (node, ailments) = at_rest(&pool, key, &self.node, Look::Thorough)?;
             if ailments.is_empty() {
                 continue;
             }
@@ -147,7 +147,7 @@ impl Service {
 
     fn ailments_of(&self, key: Key) -> Result<Option<Vec<Ailment>>> {
         match self.store.volume(key) {
-            Ok(Some((pool, _))) => Ok(Some(at_rest(&pool, key, &self.node)?.1)),
+            Ok(Some((pool, _))) => Ok(Some(at_rest(&pool, key, &self.node, Look::Thorough)?.1)),
             Ok(None) => Ok(None),
             Err(Error::Damaged(message)) => Ok(Some(vec![damaged(message)])),
             Err(error @ Error::Unavailable(_)) => Ok(Some(vec![Ailment {
@@ -202,8 +202,17 @@ fn pool_health(pool: &Pool) -> Result<(), (bool, &'static str, String)> {
     Ok(())
 }
 
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Records and what stat(2) tells: cheap enough for every scrape of ten thousand volumes.
+    Glance,
+    /// Superblocks and subvolumes too.
+    Thorough,
+}
+
 /// What a look at the files tells. `node` stands in where the record cannot be read.
-pub(super) fn at_rest(pool: &Pool, key: Key, node: &NodeName) -> Result<(NodeName, Vec<Ailment>)> {
+pub fn at_rest(pool: &Pool, key: Key, node: &NodeName, look: Look) -> Result<(NodeName, Vec<Ailment>)> {
     let record = match pool.volume(key) {
         Ok(Some(record)) => record,
         Ok(None) => return Ok((node.clone(), Vec::new())),
@@ -212,8 +221,8 @@ pub(super) fn at_rest(pool: &Pool, key: Key, node: &NodeName) -> Result<(NodeNam
     };
     let mut ailments = Vec::new();
     match record.shape.layout {
-        Layout::Image => image_at_rest(pool, &record, &mut ailments)?,
-        Layout::Directory => directory_at_rest(pool, &record, &mut ailments)?,
+        Layout::Image => image_at_rest(pool, &record, look, &mut ailments)?,
+        Layout::Directory => directory_at_rest(pool, &record, look, &mut ailments)?,
     }
     Ok((record.node, ailments))
 }
@@ -222,7 +231,7 @@ fn damaged(message: String) -> Ailment {
     Ailment { severity: Severity::Inaccessible, reason: "RecordDamaged", message }
 }
 
-fn image_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailment>) -> Result<()> {
+fn image_at_rest(pool: &Pool, record: &VolumeRecord, look: Look, ailments: &mut Vec<Ailment>) -> Result<()> {
     let path = pool.image(Kind::Volume, record.key);
     let stat = file::stat(&path).doing(|| format!("looking at {}", path.display()))?;
     match stat {
@@ -237,7 +246,7 @@ fn image_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailment>
             message: format!("{} has {} of {} bytes", path.display(), stat.size, record.size_bytes),
         }),
         Some(_) => {
-            if let Some(filesystem) = record.shape.filesystem
+            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough)
                 && let Err(Error::Damaged(message)) = image::check_content(&path, filesystem, record)
             {
                 ailments.push(Ailment { severity: Severity::DataLoss, reason: "ForeignContent", message });
@@ -247,7 +256,12 @@ fn image_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailment>
     Ok(())
 }
 
-fn directory_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailment>) -> Result<()> {
+fn directory_at_rest(
+    pool: &Pool,
+    record: &VolumeRecord,
+    look: Look,
+    ailments: &mut Vec<Ailment>,
+) -> Result<()> {
     let data = pool.data(Kind::Volume, record.key);
     let doing = || format!("looking at {}", data.display());
     if file::stat(&data).doing(doing)?.is_none() {
@@ -258,7 +272,7 @@ fn directory_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailm
         });
         return Ok(());
     }
-    if !pool.abilities().btrfs {
+    if !pool.abilities().btrfs || look == Look::Glance {
         return Ok(());
     }
     let nested = btrfs::nested_subvolumes(&data).doing(doing)?;
@@ -270,6 +284,16 @@ fn directory_at_rest(pool: &Pool, record: &VolumeRecord, ailments: &mut Vec<Ailm
                 "{} nested subvolumes (the first is {}) are outside the volume's limit and its snapshots",
                 nested.len(),
                 first.display()
+            ),
+        });
+    }
+    if record.limit == Some(LimitMode::Enforced) && !btrfs::quota_consistent(&data).doing(doing)? {
+        ailments.push(Ailment {
+            severity: Severity::Degraded,
+            reason: "LimitInconsistent",
+            message: format!(
+                "the kernel has lost count of qgroups: run `btrfs quota rescan {}`",
+                pool.home().display()
             ),
         });
     }

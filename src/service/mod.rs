@@ -22,7 +22,9 @@ pub use census::{Census, PoolCensus};
 pub use create::{CreateVolume, SourceRequest};
 pub use delete::{DeleteSnapshot, DeleteVolume};
 pub use expand::{ExpandNode, ExpandVolume, Expanded};
-pub use health::{Ailment, GetVolumeHealth, Health, ListHealth, NodeHealth, PoolAilment, Severity};
+pub use health::{
+    Ailment, GetVolumeHealth, Health, ListHealth, Look, NodeHealth, PoolAilment, Severity, at_rest,
+};
 pub use list::{GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Page, ValidateVolume};
 pub use publish::{Publish, Unpublish};
 pub use snapshot::CreateSnapshot;

@@ -15,7 +15,7 @@ use crate::{
     os::{
         file,
         lock::Mode,
-        loopdev,
+        loopdev::{self, Held},
         mount::{self, Attributes},
         mountinfo::{self, Mount},
     },
@@ -106,14 +106,17 @@ impl Service {
 
     /// Read-only loops on a raw block volume that no bind shows any more, also those that an
     /// interrupted Publish or Unpublish left.
-    fn clear_stacked(&self, key: Key) -> Result<()> {
+    pub(super) fn clear_stacked(&self, key: Key) -> Result<()> {
         let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
         if record.shape.access != Access::Block {
             return Ok(());
         }
-        let Some(base) = attachment::loop_of(&pool.image(Kind::Volume, key))? else { return Ok(()) };
         let doing = || format!("detaching a read-only device of volume {key}");
-        for number in loopdev::stacked_on(base).doing(doing)? {
+        let mut stacked = Vec::new();
+        for base in attachment::loops_of(&pool.image(Kind::Volume, key))? {
+            stacked.extend(loopdev::stacked_on(base).doing(doing)?);
+        }
+        for number in stacked {
             if device_is_bound(number)? {
                 continue;
             }
@@ -133,12 +136,10 @@ impl Service {
 /// not ours to remove.
 fn remove_target(target: &Path, was_ours: bool) -> Result<()> {
     match remove_place(target) {
-        Err(Error::Os { source, .. }) if !was_ours && source.errno() == Some(libc::ENOTEMPTY) => {
-            Err(Error::NotFound(format!(
-                "{} is no mount and not empty: nothing of this driver is there",
-                target.display()
-            )))
-        }
+        Err(Error::Os { source, .. }) if !was_ours && source.is_not_empty() => Err(Error::NotFound(format!(
+            "{} is no mount and not empty: nothing of this driver is there",
+            target.display()
+        ))),
         result => result,
     }
 }
@@ -223,13 +224,16 @@ fn publish_device(
     }
     ensure_file(target)?;
     failpoint!("publish.device-place-made");
-    let bound = if read_only && !base_is_read_only {
-        publish_stacked(number, target)
+    if read_only && !base_is_read_only {
+        let held = stacked_to_publish(number)?;
+        failpoint!("publish.stacked-attached");
+        let bound = publish_stacked(&held, target).doing(doing);
+        bound.or_else(|error| stage::let_go(&held, stage::undo(target, error)))?;
     } else {
-        mount::bind(&base.path(), target, DEVICE)
-    };
-    bound.doing(doing).or_else(|error| stage::undo(target, error))?;
-    failpoint!("publish.device-bound");
+        let bound = mount::bind(&base.path(), target, DEVICE).doing(doing);
+        bound.or_else(|error| stage::undo(target, error))?;
+        failpoint!("publish.device-bound");
+    }
     match located.compare(target)? {
         Found::Device(_) | Found::ReadOnlyDevice { .. } => Ok(()),
         _ => {
@@ -238,15 +242,27 @@ fn publish_device(
     }
 }
 
-/// A read-only bind of a device node is still writable, so a read-only loop goes in between. AUTOCLEAR
-/// is taken off last, as for any device under a bind.
-fn publish_stacked(base: u32, target: &Path) -> crate::os::Result<()> {
-    let held = loopdev::attach_read_only_on(base)?;
-    failpoint!("publish.stacked-attached");
+/// A read-only bind of a device node is still writable, so a read-only loop goes in between. One that
+/// an interrupted Publish has left is used.
+fn stacked_to_publish(base: u32) -> Result<Held> {
+    let doing = || format!("attaching a read-only device to loop device {base}");
+    for number in loopdev::stacked_on(base).doing(doing)? {
+        if !device_is_bound(number)?
+            && let Some(held) = loopdev::open(number).doing(doing)?
+            && loopdev::is_read_only(&held).doing(doing)?
+        {
+            return Ok(held);
+        }
+    }
+    loopdev::attach_read_only_on(base).doing(doing)
+}
+
+/// AUTOCLEAR is taken off before the bind, as in Stage.
+fn publish_stacked(held: &Held, target: &Path) -> crate::os::Result<()> {
+    loopdev::set_autoclear(held, false)?;
+    failpoint!("publish.stacked-kept");
     mount::bind(&held.path(), target, DEVICE)?;
     failpoint!("publish.stacked-bound");
-    loopdev::set_autoclear(&held, false)?;
-    failpoint!("publish.stacked-kept");
     Ok(())
 }
 

@@ -138,34 +138,40 @@ impl Service {
         let image = pool.image(Kind::Volume, key);
         match record.shape {
             Shape { layout: Layout::Directory, .. } => Ok(()),
-            Shape { access: Access::Block, .. } => self.clear_device(key, &image),
+            Shape { access: Access::Block, .. } => {
+                self.clear_stacked(key)?;
+                self.clear_device(key, &image)
+            }
             Shape { access: Access::Mount, .. } => wait_detached(key, &image),
         }
     }
 
     /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
     fn clear_device(&self, key: Key, image: &Path) -> Result<()> {
-        let Some(number) = attachment::loop_of(image)? else { return Ok(()) };
         let doing = || format!("detaching volume {key}");
-        if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
-            return Err(Error::Busy(format!(
-                "volume {key} is still published on node {}: unpublish it first",
-                self.node
-            )));
-        }
-        let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
-        if loopdev::clear(held).doing(doing)? {
+        for number in attachment::loops_of(image)? {
+            if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
+                return Err(Error::Busy(format!(
+                    "volume {key} is still published on node {}: unpublish it first",
+                    self.node
+                )));
+            }
+            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
+            if !loopdev::clear(held).doing(doing)? {
+                return Err(Error::Busy(format!(
+                    "the device of volume {key} is still open in another process; try again"
+                )));
+            }
             failpoint!("unstage.cleared");
-            return Ok(());
         }
-        Err(Error::Busy(format!("the device of volume {key} is still open in another process; try again")))
+        Ok(())
     }
 }
 
 /// AUTOCLEAR detaches with the last unmount, unless the filesystem is mounted elsewhere too.
 fn wait_detached(key: Key, image: &Path) -> Result<()> {
     let doing = || format!("looking whether volume {key} is detached");
-    if file::stat(image).doing(doing)?.is_none() || attachment::loop_of(image)?.is_none() {
+    if file::stat(image).doing(doing)?.is_none() || attachment::loops_of(image)?.is_empty() {
         return Ok(());
     }
     if loopdev::wait_unused(image, Duration::from_secs(2)).doing(doing)? {
@@ -211,7 +217,7 @@ fn stage_image(
     }
     create::check_image(pool, record)?;
     let path = pool.image(Kind::Volume, record.key);
-    match attachment::loop_of(&path)? {
+    match attachment::only_loop_of(&path)? {
         Some(number) => refuse_second_place(record, number, staging)?,
         None => prepare_detached(record, &path, filesystem)?,
     }
@@ -267,6 +273,19 @@ fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Re
     }
 }
 
+/// Making a device read-only or writable that is bound elsewhere would do so to its user, too.
+fn refuse_other_writability(record: &VolumeRecord, number: u32, read_only: bool) -> Result<()> {
+    let doing = || format!("looking at loop device {number}");
+    let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
+    if loopdev::is_read_only(&held).doing(doing)? == read_only || !device_is_bound(number)? {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "volume {} is already staged or published with another access mode: end that first",
+        record.id()
+    )))
+}
+
 fn warn_without_direct_io(held: &Held, record: &VolumeRecord) {
     if let Ok(Some(status)) = loopdev::status(held)
         && !status.direct_io
@@ -311,8 +330,9 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
     }
 }
 
-/// Binds the loop's node below the staging path. AUTOCLEAR is taken off last: until then a crash
-/// leaves nothing but a bind of a dead device, which the next attempt replaces.
+/// Binds the loop's node below the staging path. AUTOCLEAR is taken off before: a loop without a bind
+/// is found by its image, by the next attempt or by Unstage. A bind whose loop had gone would show
+/// whatever gets the number next, and nothing could tell that it was ours.
 fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result<()> {
     let Located { pool, record } = located;
     let place = staged_device(staging);
@@ -330,8 +350,11 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     }
     create::check_image(pool, record)?;
     let path = pool.image(Kind::Volume, record.key);
-    let held = match attachment::loop_of(&path)? {
-        Some(_) => attachment::attach(&path)?,
+    let held = match attachment::only_loop_of(&path)? {
+        Some(number) => {
+            refuse_other_writability(record, number, read_only)?;
+            attachment::attach(&path)?
+        }
         None => {
             own_blocks_again(record, &path);
             attachment::attach(&path)?
@@ -343,7 +366,7 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     failpoint!("stage.device-writability-set");
     ensure_file(&place)?;
     failpoint!("stage.device-place-made");
-    bind_and_keep(&held, &place).doing(doing).or_else(|error| undo(&place, error))?;
+    keep_and_bind(&held, &place).doing(doing).or_else(|error| let_go(&held, undo(&place, error)))?;
     match located.compare(&place)? {
         Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
         _ => {
@@ -352,12 +375,20 @@ fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result
     }
 }
 
-fn bind_and_keep(held: &Held, place: &Path) -> crate::os::Result<()> {
-    mount::bind(&held.path(), place, DEVICE)?;
-    failpoint!("stage.device-bound");
+fn keep_and_bind(held: &Held, place: &Path) -> crate::os::Result<()> {
     loopdev::set_autoclear(held, false)?;
     failpoint!("stage.device-kept");
+    mount::bind(&held.path(), place, DEVICE)?;
+    failpoint!("stage.device-bound");
     Ok(())
+}
+
+/// After a bind that failed: a device that nothing shows is detached when it is closed.
+pub(super) fn let_go(held: &Held, failed: Result<()>) -> Result<()> {
+    if !device_is_bound(held.number)? {
+        loopdev::set_autoclear(held, true).doing(|| format!("letting go of loop device {}", held.number))?;
+    }
+    failed
 }
 
 /// A final error is only given when nothing of the attempt is left (design invariant 6).
@@ -423,10 +454,10 @@ pub(super) fn unmount(seen: &Mount) -> Result<()> {
     let deadline = Instant::now() + Duration::from_millis(300);
     loop {
         match mount::unmount(&seen.point) {
-            Err(e) if e.errno() == Some(libc::EBUSY) && Instant::now() < deadline => {
+            Err(e) if e.is_busy() && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(10));
             }
-            Err(e) if e.errno() == Some(libc::EBUSY) => {
+            Err(e) if e.is_busy() => {
                 return Err(Error::Busy(format!(
                     "{} is in use by a process on this node: stop it, then try again",
                     seen.point.display()

@@ -41,7 +41,7 @@ pub fn create(home: &Path) -> Result<Format> {
     for name in DIRECTORIES {
         let path = home.join(name);
         match file::create_dir(&path) {
-            Err(e) if e.errno() == Some(libc::EEXIST) => {}
+            Err(e) if e.is_already_there() => {}
             result => result.doing(|| format!("making a new store in {}", home.display()))?,
         }
         failpoint!("store.directory-made");
@@ -58,7 +58,8 @@ pub fn create(home: &Path) -> Result<Format> {
     Ok(format)
 }
 
-fn refuse_foreign(home: &Path) -> Result<()> {
+/// Fails unless the directory, which is no store, may become one.
+pub fn refuse_foreign(home: &Path) -> Result<()> {
     let ours = |name: &std::ffi::OsStr| {
         DIRECTORIES.iter().chain(&[LOCK, "lost+found"]).any(|known| name == *known)
             || name.to_string_lossy() == format!("{FORMAT}{}", file::TEMPORARY)

@@ -77,6 +77,11 @@ impl Ledger {
         state.total = state.total.saturating_sub(old);
     }
 
+    /// The volumes that are promised something.
+    pub fn keys(&self) -> Vec<Key> {
+        self.state().promised.keys().copied().collect()
+    }
+
     /// What one volume does not own yet.
     pub fn of(&self, key: Key) -> u64 {
         self.state().promised.get(&key).copied().unwrap_or(0)

@@ -14,9 +14,11 @@ mod durability;
 mod format;
 mod janitor;
 mod ledger;
+mod leftovers;
 mod pool;
 mod promise;
 mod sealed;
+mod survey;
 mod trash;
 
 use crate::{
@@ -34,7 +36,9 @@ use std::{
 
 pub use draft::Draft;
 pub use ledger::Reservation;
+pub use leftovers::{Fate, Leftover, Purged, What};
 pub use pool::{Abilities, Pool, PoolConfig};
+pub use survey::{Survey, survey};
 
 /// Name of an object's record in its directory.
 pub const RECORD: &str = "record.json";

@@ -275,15 +275,15 @@ impl Pool {
         self.janitor.wait_until_idle(deadline.saturating_duration_since(Instant::now()));
         self.refresh_promises(None)?;
         if self.abilities.btrfs {
-            // Freed blocks can be used after a commit; those of whole subvolumes once a worker has been there.
-            file::sync_filesystem(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
+            // Left alone, the kernel frees deleted subvolumes half a minute later.
+            btrfs::free_deleted(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 }
 
-fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
+pub(super) fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
     let refuse =
         |why: &str| Err(Error::Invalid(format!("pool {:?}: {} {why}", config.name, config.path.display())));
     if !config.path.is_absolute() {

@@ -3,7 +3,7 @@
 use super::{Kind, Pool};
 use crate::{
     error::{Doing, Result},
-    os::{btrfs, file, reflink},
+    os::{btrfs, file, lock::Mode, reflink},
     volume::{Key, Layout, LimitMode, VolumeRecord},
 };
 use std::collections::HashSet;
@@ -19,13 +19,29 @@ impl Pool {
 
     /// Looks again at those volumes that owe something (`None`), or at these.
     pub fn refresh_promises(&self, only: Option<&HashSet<Key>>) -> Result<()> {
-        for key in self.keys(Kind::Volume)? {
+        let keys = self.keys(Kind::Volume)?;
+        if only.is_none() {
+            self.forget_vanished(&keys)?;
+        }
+        for key in keys {
             let due = match only {
                 Some(keys) => keys.contains(&key),
                 None => self.ledger().of(key) > 0,
             };
             if due {
                 self.refresh_promise(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody may have moved a volume's directory away by hand. One that is being made holds its lock.
+    fn forget_vanished(&self, existing: &[Key]) -> Result<()> {
+        for key in self.ledger().keys().into_iter().filter(|key| existing.binary_search(key).is_err()) {
+            let Some(_lock) = self.try_lock(Kind::Volume, key, Mode::Shared)? else { continue };
+            let directory = self.directory(Kind::Volume, key);
+            if file::stat(&directory).doing(|| format!("looking at {}", directory.display()))?.is_none() {
+                self.ledger().remove(key);
             }
         }
         Ok(())

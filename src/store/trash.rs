@@ -8,7 +8,10 @@ use crate::{
     os::{btrfs, file, lock::Mode, tree},
     volume::Key,
 };
-use std::{ffi::OsStr, path::Path};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 use uuid::Uuid;
 
 impl Pool {
@@ -43,7 +46,7 @@ impl Pool {
     }
 
     /// A name that no earlier removal of the same key can have left there.
-    fn trash_place(&self, kind: Kind, key: Key) -> std::path::PathBuf {
+    pub(super) fn trash_place(&self, kind: Kind, key: Key) -> PathBuf {
         let unique = Uuid::new_v4().simple();
         self.home().join("trash").join(format!("{}.{unique}", kind.draft_name(key)))
     }
@@ -74,7 +77,7 @@ impl Pool {
                 continue;
             };
             let Some(_lock) = self.try_lock(Kind::Trash, key, Mode::Exclusive)? else { continue };
-            match self.purge_one(&trash, &name) {
+            match self.purge_one(&trash, &name, &mut self.log_progress(&name)) {
                 Ok(()) => gone += 1,
                 Err(error) => {
                     tracing::warn!(entry = %trash.join(&name).display(), error = error.chain(), "cannot purge yet");
@@ -102,23 +105,27 @@ impl Pool {
         file::list(&self.home().join("trash")).map_or(0, |names| names.len() as u64)
     }
 
-    fn purge_one(&self, trash: &Path, name: &OsStr) -> Result<()> {
+    /// The caller holds the entry's lock.
+    pub(super) fn purge_one(&self, trash: &Path, name: &OsStr, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        failpoint!("trash.purging");
+        self.free_image(&trash.join(name))?;
+        failpoint!("trash.image-freed");
+        tree::remove(trash, name, progress).doing(|| format!("purging {}", trash.join(name).display()))
+    }
+
+    fn log_progress<'a>(&'a self, name: &'a OsStr) -> impl FnMut(u64) + 'a {
         let mut reported = 0;
-        let mut progress = |entries: u64| {
+        move |entries| {
             if entries >= reported + 100_000 {
                 reported = entries;
                 tracing::info!(pool = self.name(), entry = ?name, entries, "purging");
             }
-        };
-        failpoint!("trash.purging");
-        self.free_image(&trash.join(name))?;
-        failpoint!("trash.image-freed");
-        tree::remove(trash, name, &mut progress).doing(|| format!("purging {}", trash.join(name).display()))
+        }
     }
 }
 
 /// `<uuid>[.snap].<unique>`
-fn trashed_key(name: &str) -> Option<Key> {
+pub(super) fn trashed_key(name: &str) -> Option<Key> {
     let (draft, _) = name.rsplit_once('.')?;
     Kind::parse_draft(draft).map(|(_, key)| key)
 }

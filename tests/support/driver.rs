@@ -98,6 +98,14 @@ impl Driver {
         }
     }
 
+    /// SIGSTOP; returns when the process stands still.
+    pub fn stop(&mut self) {
+        if self.ended().is_none() {
+            kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+            super::eventually("the driver stands still", 10, || self.is_stopped());
+        }
+    }
+
     /// SIGTERM; waits for the end.
     pub fn terminate(&mut self) -> ExitStatus {
         if self.ended().is_none() {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use wharf::os::{
-    loopdev::device_number,
+    loopdev::{self, device_number},
     mountinfo::{self, Mount},
 };
 
@@ -93,26 +93,35 @@ pub fn loops_below(directory: &Path) -> Vec<Loop> {
     found
 }
 
+/// Detaches a loop if it still shows this file: its number may have gone to somebody else, perhaps to a
+/// device that only a bind mount holds, and `losetup --detach` does not look. Whether it is gone.
+pub fn detach(number: u32, backing: &Path) -> bool {
+    // While it is open, its number stays with it.
+    let Ok(Some(held)) = loopdev::open(number) else { return true };
+    match loopdev::backing_path(number) {
+        Ok(Some(found)) if found.path == backing => loopdev::clear(held).unwrap_or(false),
+        _ => true,
+    }
+}
+
 /// All mounts of this mount namespace.
 pub fn mounts() -> Vec<Mount> {
     mountinfo::read().unwrap()
 }
 
 /// Every mount that has to go before the filesystem at `below` can be unmounted: of loops whose file is
-/// there, binds of those loops, binds of its directories, and what is mounted further down.
+/// there, binds of its directories, and what is mounted further down. Binds of device nodes hold nothing.
 fn mounts_of(below: &Path, loops: &[Loop]) -> Vec<Mount> {
     let all = mounts();
     let devices: BTreeSet<u64> = loops.iter().map(|each| device_number(each.number)).collect();
-    let nodes: BTreeSet<PathBuf> = loops.iter().map(|each| format!("/loop{}", each.number).into()).collect();
     let inside: BTreeSet<u64> =
         all.iter().filter(|mount| mount.point.starts_with(below)).map(|mount| mount.device).collect();
+    let bind_of_volume = |mount: &Mount| {
+        inside.contains(&mount.device) && mount.root.components().any(|part| part.as_os_str() == "volumes")
+    };
     all.into_iter()
         .filter(|mount| {
-            mount.point.starts_with(below)
-                || devices.contains(&mount.device)
-                || nodes.contains(&mount.root) && mount.fstype.contains("tmpfs")
-                || inside.contains(&mount.device)
-                    && mount.root.components().any(|part| part.as_os_str() == "volumes")
+            mount.point.starts_with(below) || devices.contains(&mount.device) || bind_of_volume(mount)
         })
         .collect()
 }
@@ -135,7 +144,7 @@ pub fn release(directory: &Path, itself: bool) -> bool {
         }
         // Stacked ones come last in the list.
         for each in loops.iter().rev() {
-            let _ = attempt("losetup", [OsStr::new("--detach"), each.node().as_os_str()]);
+            let _ = detach(each.number, &each.backing);
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -34,6 +34,12 @@ impl Inventory {
             if !inventory.is_unsettled() || Instant::now() >= deadline {
                 return inventory;
             }
+            if inventory.has_stale_qgroups() {
+                // Kernels from 6.x on remove it themselves, when their cleaner has dropped the subvolume:
+                // at the next commit but one, for which this does not wait half a minute.
+                let _ =
+                    host::attempt("btrfs", ["filesystem".as_ref(), "sync".as_ref(), pool.path().as_os_str()]);
+            }
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -83,6 +89,10 @@ impl Inventory {
             }
         }
         lines
+    }
+
+    fn has_stale_qgroups(&self) -> bool {
+        self.0.keys().any(|what| what.starts_with("qgroup stale"))
     }
 
     fn is_unsettled(&self) -> bool {

@@ -35,6 +35,11 @@ impl Places {
         path
     }
 
+    /// Unmounts everything here, as when the node goes down. Whether that worked.
+    pub fn unmount_all(&self) -> bool {
+        release(self.path(), false)
+    }
+
     /// A target path; only its parent exists.
     pub fn target(&self, name: &str) -> PathBuf {
         self.path().join("pods").join(name)
@@ -43,7 +48,7 @@ impl Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        if !release(self.path(), false) {
+        if !self.unmount_all() {
             let kept = self.directory.take().map(TempDir::keep);
             eprintln!("left behind: {kept:?}: something is still mounted there");
         }

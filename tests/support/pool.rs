@@ -1,6 +1,6 @@
 //! Pools on filesystems of their own: an image file, a loop device, a mount, all gone when dropped.
 
-use super::host::{attempt, release, run};
+use super::host::{detach, release, run};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -93,7 +93,10 @@ impl Pool {
         self.device = Some(device.clone());
         // A loop that was made read-only (BLKROSET) is still so for the next who gets its number.
         run("blockdev", ["--setrw", &device]);
-        run("mount", ["-t".as_ref(), self.kind.fstype().as_ref(), device.as_ref(), self.mount.as_os_str()]);
+        // Another mount namespace may still hold the filesystem of before a power cut.
+        let options = if self.kind == Kind::Xfs { "nouuid" } else { "defaults" };
+        let [fstype, options, device] = [self.kind.fstype(), options, &device].map(OsStr::new);
+        run("mount", [OsStr::new("-t"), fstype, OsStr::new("-o"), options, device, self.mount.as_os_str()]);
     }
 
     /// Takes away everything that hangs on the pool, unmounts it and detaches its image; what a node
@@ -102,11 +105,39 @@ impl Pool {
         // The pool's own loop is outside `mount`, so only volumes' loops are found there.
         let mut clean = release(&self.mount, true);
         if let Some(device) = self.device.take() {
-            clean &= attempt("losetup", [OsStr::new("--detach"), device.as_ref()]).is_ok();
+            let number = device.trim_start_matches("/dev/loop").parse().unwrap_or(u32::MAX);
+            clean &= detach(number, &self.image);
         }
         clean
     }
+
+    /// What a power cut would leave, for a pool whose image lies on XFS: a copy of the image with
+    /// everything that has been written to the device, and nothing that is only in memory.
+    pub fn cut(&self) -> Cut {
+        let path = self.image.with_extension("cut");
+        let from = File::open(&self.image).unwrap();
+        let to = File::create(&path).unwrap();
+        rustix::fs::ioctl_ficlone(&to, &from).unwrap();
+        Cut(path)
+    }
+
+    /// The node comes back after the cut: everything that hung on the pool is gone, and it is mounted
+    /// as it was at that moment.
+    pub fn reboot(&mut self, cut: Cut) {
+        assert!(self.detach(), "cannot take everything away from {}", self.mount.display());
+        fs::rename(cut.0, &self.image).unwrap();
+        self.attach();
+        if self.kind == Kind::BtrfsQuota {
+            // The kernel drops a subvolume's blocks and its qgroup in two transactions, and does not make
+            // good for a cut in between.
+            run("btrfs", ["qgroup".as_ref(), "clear-stale".as_ref(), self.mount.as_os_str()]);
+        }
+    }
 }
+
+/// The image of a pool at the moment of a power cut.
+#[derive(Debug)]
+pub struct Cut(PathBuf);
 
 impl Drop for Pool {
     fn drop(&mut self) {

@@ -7,7 +7,7 @@ mod qgroup;
 
 pub use nested::nested_subvolumes;
 pub(super) use qgroup::drop_qgroup;
-pub use qgroup::{Qgroup, qgroup, quota_consistent, quota_enabled, remove_qgroup, set_limit};
+pub use qgroup::{Qgroup, qgroup, quota_consistent, quota_enabled, remove_qgroup, set_limit, stray_qgroups};
 
 use super::{
     At, Error, Result,

@@ -107,6 +107,26 @@ pub(in crate::os) fn drop_qgroup(directory: BorrowedFd<'_>, subvolume: u64) -> R
     }
 }
 
+/// The level-0 qgroups of the filesystem whose subvolume no directory entry leads to any more: left
+/// behind for good, or their blocks are just being freed. Empty when quotas are off.
+pub fn stray_qgroups(pool: &Path) -> Result<Vec<u64>> {
+    let directory = open_directory(pool)?;
+    let sysfs = sysfs(&directory, pool)?;
+    if !enabled(&sysfs)? {
+        return Ok(Vec::new());
+    }
+    let mut strays = Vec::new();
+    for name in file::list(&sysfs)? {
+        let id: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("0_")?.parse().ok());
+        let Some(id) = id.filter(|id| *id >= u64::from(BTRFS_FIRST_FREE_OBJECTID)) else { continue };
+        if !is_linked(directory.as_fd(), id).at("look for the subvolumes of", pool)? {
+            strays.push(id);
+        }
+    }
+    strays.sort_unstable();
+    Ok(strays)
+}
+
 /// The sysfs directory of the filesystem's qgroups, which exists only while quotas are on.
 fn sysfs(directory: &File, path: &Path) -> Result<PathBuf> {
     let mut info = btrfs_ioctl_fs_info_args {

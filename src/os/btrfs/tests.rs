@@ -188,3 +188,17 @@ fn copy_on_write_is_switched_off_only_while_empty() {
     create_dir(&pool.path().join("directory")).unwrap();
     set_nocow(&pool.path().join("directory")).unwrap();
 }
+
+#[test]
+fn a_qgroup_without_a_subvolume_is_a_stray() {
+    let pool = pool(Kind::BtrfsQuota);
+    subvolume(pool.path(), "living");
+    let deleted = subvolume(pool.path(), "deleted");
+    let id = subvolume_id(&deleted).unwrap();
+    assert_eq!(stray_qgroups(pool.path()).unwrap(), [0; 0]);
+    // Until the kernel's cleaner comes, which it does after the next commit.
+    run("btrfs", ["subvolume".as_ref(), "delete".as_ref(), deleted.as_os_str()]);
+    assert_eq!(stray_qgroups(pool.path()).unwrap(), [id]);
+    let plain = self::pool(Kind::Btrfs);
+    assert_eq!(stray_qgroups(plain.path()).unwrap(), [0; 0]);
+}

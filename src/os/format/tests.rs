@@ -242,15 +242,21 @@ fn ext4_grows_mounted_or_says_that_it_may_not() {
     let mounted = Mounted::new(&path, "ext4");
     let root = File::open(mounted.path()).unwrap();
     grow_mounted(Filesystem::Ext4, &root, 8 * MIB).unwrap();
-    grow_file(&path, 64 * MIB);
-    run("losetup", ["-c", mounted.device()]);
-    match grow_mounted(Filesystem::Ext4, &root, 64 * MIB) {
-        Ok(()) => {
-            let space = rustix::fs::fstatvfs(&root).unwrap();
-            assert!(space.f_blocks * space.f_frsize > 48 * MIB);
+    // Where it may, across the 8 GiB of a meta block group, too.
+    for size in [64 * MIB, 20 * 1024 * MIB] {
+        grow_file(&path, size);
+        run("losetup", ["-c", mounted.device()]);
+        match grow_mounted(Filesystem::Ext4, &root, size) {
+            Ok(()) => {
+                let space = rustix::fs::fstatvfs(&root).unwrap();
+                assert!(space.f_blocks * space.f_frsize > size / 10 * 9 - 6 * MIB);
+            }
+            Err(error) => assert_eq!(error.errno(), Some(libc::EPERM), "{error:?}"),
         }
-        Err(error) => assert_eq!(error.errno(), Some(libc::EPERM), "{error:?}"),
     }
+    drop(root);
+    drop(mounted);
+    check(Filesystem::Ext4, &path);
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod tests;
 pub use attach::{Attach, attach_read_only_on, ensure_attached};
 pub use image::{ignore_lease_signals, in_use, wait_unused};
 pub use node::{device_number, number_of, open};
-pub use scan::{Backing, backing_path, find, stacked_on};
+pub use scan::{Backing, all, backing_path, find, find_all, stacked_on};
 
 use super::{At as _, Error, Result, file::Inode};
 use std::{

@@ -29,18 +29,30 @@ pub(super) fn find_named(backing: Inode, name: Option<&Path>) -> Result<Option<H
     Ok(found)
 }
 
+/// Every loop that is attached to this inode: nobody can keep another program from making a second one.
+pub fn find_all(backing: Inode) -> Result<Vec<u32>> {
+    numbers(|status| status.backing == backing)
+}
+
 /// The loops that are stacked on loop `base`.
 pub fn stacked_on(base: u32) -> Result<Vec<u32>> {
     let rdev = node::device_number(base);
-    let mut stacked = Vec::new();
+    numbers(|status| status.backing_rdev == rdev)
+}
+
+fn numbers(wanted: impl Fn(&Status) -> bool) -> Result<Vec<u32>> {
+    Ok(all()?.into_iter().filter(|(_, status)| wanted(status)).map(|(number, _)| number).collect())
+}
+
+/// Every attached loop, in order: its number and what it is attached to.
+pub fn all() -> Result<Vec<(u32, Status)>> {
+    let mut found = Vec::new();
     examine(attached(None)?, |held, status| {
-        if status.backing_rdev == rdev {
-            stacked.push(held.number);
-        }
+        found.push((held.number, status));
         true
     })?;
-    stacked.sort_unstable();
-    Ok(stacked)
+    found.sort_unstable_by_key(|(number, _)| *number);
+    Ok(found)
 }
 
 /// Shows each loop to `visit` until it says `false`. Loops may vanish and change meanwhile.

@@ -171,7 +171,7 @@ fn an_image_that_is_merely_open_is_elsewhere() {
         assert!(in_use(&image).unwrap());
         assert!(!wait_unused(&image, Duration::from_millis(20)).unwrap());
         assert!(begin.elapsed() < Duration::from_secs(10));
-        assert_eq!(loops_of(&image), Vec::<u32>::new());
+        assert!(loops_of(&image).is_empty());
         drop(other);
     }
     attach(&image);
@@ -431,7 +431,7 @@ fn a_stacked_loop_is_read_only_and_found() {
 fn nothing_is_stacked_on_a_loop_without_backing() {
     let error = attach_read_only_on(1_000_000).unwrap_err().to_string();
     assert!(error.contains("/dev/loop1000000"), "{error}");
-    assert_eq!(stacked_on(1_000_000).unwrap(), Vec::<u32>::new());
+    assert!(stacked_on(1_000_000).unwrap().is_empty());
 }
 
 #[test]

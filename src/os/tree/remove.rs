@@ -135,7 +135,7 @@ impl Removal<'_> {
         let id = btrfs::root_id(self.walk.directory()?);
         let parent = self.walk.parent()?;
         let mut outcome = btrfs::destroy(parent, name);
-        if outcome == Err(Errno::PERM) && unprotect(parent, name) {
+        if outcome == Err(Errno::PERM) && unprotect(parent, name, self.walk.depth() > 2) {
             outcome = btrfs::destroy(parent, name);
         }
         if let (Ok(()), Ok(id)) = (outcome, id) {
@@ -165,7 +165,7 @@ impl Removal<'_> {
     ) -> Result<Result<(), Errno>> {
         let directory = self.walk.directory()?;
         Ok(match act(directory) {
-            Err(Errno::PERM) if unprotect(directory, name) => act(directory),
+            Err(Errno::PERM) if unprotect(directory, name, self.walk.depth() > 1) => act(directory),
             other => other,
         })
     }
@@ -201,10 +201,10 @@ impl Removal<'_> {
     }
 }
 
-/// Clears the immutable and append-only attributes of a directory and of an entry of it; whether there
-/// was anything to clear.
-fn unprotect(directory: impl AsFd, name: &OsStr) -> bool {
-    let mut cleared = clear(&directory);
+/// Clears the immutable and append-only attributes of an entry, and of its directory where that is
+/// `inside` the tree; whether there was anything to clear.
+fn unprotect(directory: impl AsFd, name: &OsStr, inside: bool) -> bool {
+    let mut cleared = inside && clear(&directory);
     if let Ok(handle) = open_below(&directory, name, OFlags::PATH)
         && let Ok(stat) = fstat(&handle)
         // Only these can carry them, and opening a device would do more than that.

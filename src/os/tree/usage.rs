@@ -30,15 +30,19 @@ pub fn usage(root: &Path, limit: u64) -> Result<Option<Usage>> {
     let mut count = Count { usage: Usage::default(), linked: HashSet::new() };
     count.add(&fstat(&directory).at("look at", root)?);
     let mut walk = Walk::at(directory, root.to_owned())?;
+    // Names, not inodes: one file may have very many.
+    let mut entries = 0;
     loop {
         match walk.next()? {
+            Some(_) if entries == limit => return Ok(None),
             Some(entry) => count.entry(&mut walk, &entry)?,
-            None if walk.depth() > 1 => drop(walk.leave()?),
+            None if walk.depth() > 1 => {
+                walk.leave()?;
+                continue;
+            }
             None => return Ok(Some(count.usage)),
         }
-        if count.usage.inodes > limit {
-            return Ok(None);
-        }
+        entries += 1;
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{super::copy, chain, open_files};
+use super::{super::copy, Stop, chain, open_files};
 use crate::os::{
     Error,
     reflink::exclusive_bytes,
@@ -241,6 +241,7 @@ fn a_tree_that_changes_meanwhile_never_leads_out() {
     fs::write(outside.join("secret"), b"secret").unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 for n in 0..20 {
@@ -269,6 +270,5 @@ fn a_tree_that_changes_meanwhile_never_leads_out() {
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }

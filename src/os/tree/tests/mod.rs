@@ -9,7 +9,11 @@ use rustix::{
     fd::OwnedFd,
     fs::{Mode, OFlags, mkdirat, openat},
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// A chain of directories, deeper than any path; gives the deepest, open.
 fn chain(top: &Path, depth: usize) -> OwnedFd {
@@ -25,4 +29,13 @@ fn chain(top: &Path, depth: usize) -> OwnedFd {
 /// How many files this process has open, other tests' included.
 fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Ends the other thread of a race, also when this one fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

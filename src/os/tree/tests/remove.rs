@@ -1,4 +1,4 @@
-use super::{super::remove, chain, open_files};
+use super::{super::remove, Stop, chain, open_files};
 use crate::os::{
     Error,
     testing::{Bind, Kind, MIB, Pool, run},
@@ -130,6 +130,12 @@ fn attributes_that_forbid_it_are_cleared() {
         fs::write(at.join("single"), b"x").unwrap();
         run("chattr", ["+i".as_ref(), at.join("single").as_os_str()]);
         gone(at, "single");
+        // What forbids it outside the tree is not the tree's: it stays.
+        fs::create_dir_all(at.join("kept/tree")).unwrap();
+        run("chattr", ["+i".as_ref(), at.join("kept").as_os_str()]);
+        let error = remove(&at.join("kept"), "tree".as_ref(), &mut |_| ()).unwrap_err();
+        run("chattr", ["-i".as_ref(), at.join("kept").as_os_str()]);
+        assert_eq!(error.errno(), Some(libc::EPERM), "{kind:?}");
     }
 }
 
@@ -178,6 +184,7 @@ fn a_symlink_put_in_its_way_is_not_followed() {
     fs::write(at.join("outside/file"), b"precious").unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let _ = fs::create_dir_all(at.join("tree/swapped"));
@@ -193,7 +200,6 @@ fn a_symlink_put_in_its_way_is_not_followed() {
             let _ = remove(at, "tree".as_ref(), &mut |_| ());
             assert_eq!(fs::read(at.join("outside/file")).unwrap(), b"precious");
         }
-        stop.store(true, Ordering::Relaxed);
     });
     gone(at, "tree");
 }

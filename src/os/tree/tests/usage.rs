@@ -22,6 +22,7 @@ fn it_agrees_with_du() {
         let found = usage(&tree, 10_000).unwrap().unwrap();
         assert_eq!((found.bytes, found.inodes), (du("-B1"), du("--inodes")), "{kind:?}");
         assert_eq!(found.subvolumes, 0);
+        // As many names as inodes: one has two, the root has none in the tree.
         assert_eq!(usage(&tree, found.inodes).unwrap(), Some(found));
         assert_eq!(usage(&tree, found.inodes - 1).unwrap(), None);
     }

@@ -1,0 +1,29 @@
+//! The traps that loop devices, reflinks, mounts and full disks set, one test for each, with the real
+//! binary on the real kernel. Every test prints what it measured (`--nocapture` shows it).
+//!
+//! `WHARF_TEST_FULL=1` makes the long ones as large as the traps were first seen.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::result_large_err
+)]
+
+#[path = "traps/block.rs"]
+mod block;
+#[path = "traps/busy.rs"]
+mod busy;
+#[path = "traps/host.rs"]
+mod host;
+#[path = "traps/mounts.rs"]
+mod mounts;
+#[path = "traps/one_loop.rs"]
+mod one_loop;
+#[path = "traps/reboot.rs"]
+mod reboot;
+#[path = "traps/scene.rs"]
+mod scene;
+mod support;
