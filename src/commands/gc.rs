@@ -139,7 +139,7 @@ impl Progress {
     }
 
     fn files(&self, files: u64) {
-        if files % 1000 == 0 {
+        if files.is_multiple_of(1000) {
             self.bar.tick();
         }
     }

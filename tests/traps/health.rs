@@ -290,7 +290,11 @@ fn a_pool_that_vanished_is_reported_and_nothing_is_made_in_its_place() {
         refused(scene.co.snapshot("s", &volume.id), Code::Unavailable);
         refused(scene.stage(&volume), Code::Unavailable);
         assert_eq!(scene.capacity(&ext4()), 0);
-        assert_eq!(fs::read_dir(scene.pool.path()).unwrap().count(), 0, "something was made on the disk below");
+        assert_eq!(
+            fs::read_dir(scene.pool.path()).unwrap().count(),
+            0,
+            "something was made on the disk below"
+        );
         scene.pool.attach();
         back_again(&mut scene, &volume, kind);
     }

@@ -54,7 +54,7 @@ pub fn run(arguments: &DemoArgs) -> Outcome {
     };
     let path = scratch.path().display().to_string();
     let left = scratch.remove();
-    conclude(&teller, end, in_use, left, &path, begun.elapsed())
+    conclude(&teller, end, &in_use, &left, &path, begun.elapsed())
 }
 
 /// Runs the driver for as long as the story takes.
@@ -118,8 +118,8 @@ fn serve(endpoint: &Endpoint, service: &Arc<Service>) -> Result<(Trigger, Server
 fn conclude(
     teller: &Teller,
     end: Result<(), Break>,
-    in_use: Vec<String>,
-    left: Vec<String>,
+    in_use: &[String],
+    left: &[String],
     path: &str,
     took: Duration,
 ) -> Outcome {

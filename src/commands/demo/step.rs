@@ -43,7 +43,7 @@ impl Story<'_> {
                 self.teller.end(Mark::Done, what, &tell(&answer));
                 Ok(answer)
             }
-            Err(failure) => Err(self.failed(what, failure.to_string())),
+            Err(failure) => Err(self.failed(what, &failure.to_string())),
         }
     }
 
@@ -59,7 +59,7 @@ impl Story<'_> {
         let (mark, answer) = match call.await {
             Ok(answer) => (Mark::Done, Some(answer)),
             Err(failure) if failure.is_refusal() => (Mark::Later, None),
-            Err(failure) => return Err(self.failed(what, failure.to_string())),
+            Err(failure) => return Err(self.failed(what, &failure.to_string())),
         };
         self.teller.end(mark, what, &tell(&answer));
         Ok(answer)
@@ -72,7 +72,7 @@ impl Story<'_> {
         work: impl FnOnce(&Self) -> Result<T, E>,
     ) -> Result<T, Break> {
         self.go_on()?;
-        work(self).map_err(|error| self.failed(what, chain(&error)))
+        work(self).map_err(|error| self.failed(what, &chain(&error)))
     }
 
     /// The end of a step that the application took.
@@ -82,12 +82,12 @@ impl Story<'_> {
                 self.teller.end(Mark::Done, what, &text);
                 self.go_on()
             }
-            Err(error) => Err(self.failed(what, error.to_string())),
+            Err(error) => Err(self.failed(what, &error.to_string())),
         }
     }
 
-    fn failed(&mut self, what: &str, reason: String) -> Break {
-        let reason = print::plain(&reason);
+    fn failed(&mut self, what: &str, reason: &str) -> Break {
+        let reason = print::plain(reason);
         self.teller.end(Mark::Failed, what, &reason);
         Break::new(what, reason)
     }

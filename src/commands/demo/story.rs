@@ -362,7 +362,7 @@ impl<'a> Story<'a> {
                 .await?;
             self.volumes.pop();
         }
-        self.local("the pool", |story| story.check_empty())?;
+        self.local("the pool", Story::check_empty)?;
         Ok(())
     }
 
