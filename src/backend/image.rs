@@ -163,6 +163,7 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
     let detached = mount::mount_detached(&held.path(), name(filesystem), options).doing(doing)?;
     failpoint!("image.mounted-detached");
     let result = work(&detached.root);
+    failpoint!("image.worked-detached");
     drop(detached);
     drop(held);
     failpoint!("image.unmounted-detached");

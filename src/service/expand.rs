@@ -94,7 +94,14 @@ impl Service {
         let grown = VolumeRecord { size_bytes: target, required_bytes: required, ..record };
         match grown.shape.layout {
             Layout::Image => grow_image(pool, &grown)?,
-            Layout::Directory => directory::limit(&pool.data(Kind::Volume, grown.key), &grown)?,
+            Layout::Directory => {
+                let data = pool.data(Kind::Volume, grown.key);
+                directory::limit(&data, &grown)?;
+                // What makes the record durable does not reach a limit.
+                pool.durability()
+                    .settle(&[&data])
+                    .doing(|| format!("making the limit of volume {} durable", grown.key))?;
+            }
         }
         failpoint!("expand.grown");
         pool.rewrite(&grown)?;
@@ -197,7 +204,11 @@ fn take_over_size(pool: &Pool, record: &VolumeRecord) -> Result<()> {
         return Ok(());
     }
     let loops = attachment::loops_of(&pool.image(Kind::Volume, record.key))?;
-    loops.into_iter().try_for_each(|number| take_over(number, record))
+    for number in loops {
+        take_over(number, record)?;
+        failpoint!("expand.device-grown");
+    }
+    Ok(())
 }
 
 fn take_over(number: u32, record: &VolumeRecord) -> Result<()> {

@@ -254,6 +254,7 @@ fn own_blocks_again(record: &VolumeRecord, path: &Path) {
         return;
     }
     let owned = file::open_image(path).and_then(|file| file::allocate(&file, record.size_bytes));
+    failpoint!("stage.blocks-owned");
     if let Err(error) = owned {
         tracing::warn!(volume = %record.key, %error, "a thick volume cannot own all its blocks again");
     }

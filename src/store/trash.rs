@@ -97,6 +97,7 @@ impl Pool {
             return Ok(());
         }
         btrfs::set_read_only(&data, false).doing(doing)?;
+        failpoint!("trash.writable");
         file::remove_file(&image).doing(doing)
     }
 

@@ -3,7 +3,7 @@
 use crate::support::{
     MIB,
     co::{Co, Spec},
-    data,
+    data, host,
     places::Places,
 };
 use std::{
@@ -31,6 +31,8 @@ pub enum Step {
     },
     /// A pod writes and syncs.
     Write,
+    /// A pod makes a btrfs subvolume in its directory.
+    Nest,
     Unpublish,
     Unstage,
     Delete,
@@ -147,6 +149,11 @@ impl Model {
             Step::Write => {
                 self.a().write(places);
                 Ok("written".into())
+            }
+            Step::Nest => {
+                let nested = places.target("a").join("nested");
+                host::run("btrfs", ["subvolume".as_ref(), "create".as_ref(), nested.as_os_str()]);
+                Ok("nested".into())
             }
             Step::Interrupted(..) | Step::LoseLoop => unreachable!("the rig does that"),
         }
@@ -278,6 +285,9 @@ impl Volume {
         if self.spec.block {
             data::write_direct(&self.file(places), 0, &content);
         } else {
+            let directory = places.target(self.slot).join("more");
+            fs::create_dir(&directory).unwrap();
+            data::write_durably(&directory.join("other"), &content[..5000]);
             data::write_durably(&self.file(places), &content);
         }
         self.data = Some(data::sha256_head(&self.file(places), DATA as u64));

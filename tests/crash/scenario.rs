@@ -93,6 +93,9 @@ fn add_lives(all: &mut Vec<Scenario>, layout: &Layout) {
     add("unpublish-read-only", &[ATTACHED, &[Unpublish, RO]], Unpublish);
     add("unstage", &[ATTACHED, &[Unpublish]], Unstage);
     add("delete", &[DETACHED], Delete);
+    if layout.name == "directory-limited" {
+        add("delete-nested", &[ATTACHED, &[Nest, Unpublish, Unstage]], Delete);
+    }
 }
 
 fn add_growth(all: &mut Vec<Scenario>, layout: &Layout) {
