@@ -59,7 +59,9 @@ mod enabled {
         if let Some(mut log) = LOG.as_ref() {
             let _ = writeln!(log, "{name}");
         }
-        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else { return };
+        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else {
+            return;
+        };
         if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 != armed.hit {
             return;
         }
