@@ -95,7 +95,9 @@ impl Crowd<'_> {
     fn measure(&self) -> [(&'static str, Life); 2] {
         thread::sleep(Duration::from_millis(500));
         [(IMAGE, Spec::image("ext4").size(1024 * MIB)), (DIRECTORY, Spec::directory("advisory").size(MIB))]
-            .map(|(what, spec)| (what, lives::many(&self.driver, &self.places, &spec, 1, self.effort.of(8, 40))))
+            .map(|(what, spec)| {
+                (what, lives::many(&self.driver, &self.places, &spec, 1, self.effort.of(8, 40)))
+            })
     }
 
     fn lists(&mut self) -> [Times; 3] {
@@ -153,7 +155,9 @@ fn print_states(states: &[(String, [(&'static str, Life); 2])]) {
             });
             table.row([state.clone()].into_iter().chain(cells));
         }
-        table.print(&format!("With much there already, XFS, {what}, one caller: ms, median / p95 (times the first row)"));
+        table.print(&format!(
+            "With much there already, XFS, {what}, one caller: ms, median / p95 (times the first row)"
+        ));
     }
 }
 
@@ -178,7 +182,10 @@ pub fn print_memory(effort: Effort) {
         lives::many(&driver, &places, &spec, 8, effort.of(2, 8));
     }
     let busy = memory(&driver);
-    table.row(["after 8 callers' lives of images and directories".to_owned(), format!("{busy}; peak {} MiB", ms(busy.peak))]);
+    table.row([
+        "after 8 callers' lives of images and directories".to_owned(),
+        format!("{busy}; peak {} MiB", ms(busy.peak)),
+    ]);
     thread::sleep(Duration::from_secs(effort.of(2, 15)));
     table.row(["idle again".to_owned(), memory(&driver).to_string()]);
     table.print("Memory");

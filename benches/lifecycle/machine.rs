@@ -44,7 +44,8 @@ pub fn print(arguments: &[String]) {
         text.lines().next().unwrap_or_default().to_owned()
     };
     println!("# Performance of wharf {}\n", env!("CARGO_PKG_VERSION"));
-    let command = ["cargo bench --bench lifecycle --".to_owned()].iter().chain(arguments).cloned().collect::<Vec<_>>();
+    let command =
+        ["cargo bench --bench lifecycle --".to_owned()].iter().chain(arguments).cloned().collect::<Vec<_>>();
     println!("command: `{}`", command.join(" ").trim_end_matches(" --"));
     println!(
         "machine: {} × {}, {} GiB",

@@ -138,7 +138,11 @@ fn large(w: &mut World) -> String {
 }
 
 fn cut(name: &str, volume: &str) -> csi::CreateSnapshotRequest {
-    csi::CreateSnapshotRequest { source_volume_id: volume.to_owned(), name: name.to_owned(), ..Default::default() }
+    csi::CreateSnapshotRequest {
+        source_volume_id: volume.to_owned(),
+        name: name.to_owned(),
+        ..Default::default()
+    }
 }
 
 fn deadline(w: &mut World) -> Answer {
@@ -178,8 +182,7 @@ fn panic(_: &mut World) -> Answer {
         panic!("run the tests with --features failpoints, as scripts/test does");
     }
     let pool = Pool::new(Kind::Ext4, 192 * MIB);
-    let driver =
-        Driver::start(&[("default", pool.path())], &[("WHARF_FAILPOINT", "create.filled=panic")]);
+    let driver = Driver::start(&[("default", pool.path())], &[("WHARF_FAILPOINT", "create.filled=panic")]);
     let (mut co, name, spec) = (driver.co(), unique("v"), World::spec());
     let other = unique("v");
     let answer = co.create(&name, &spec);

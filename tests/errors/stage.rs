@@ -86,7 +86,10 @@ pub const CASES: &[Case] = &[
         }
         // Another volume's mount is something else, too.
         let (mine, other) = (w.volume(), w.staged(&World::spec()));
-        assert_eq!(w.last(|co| co.stage(&mine, &other.staging, &World::spec())).unwrap_err().code(), Code::AlreadyExists);
+        assert_eq!(
+            w.last(|co| co.stage(&mine, &other.staging, &World::spec())).unwrap_err().code(),
+            Code::AlreadyExists
+        );
         last
     }),
     ("node-stage-volume.capability-unsupported", |w| {
@@ -99,7 +102,8 @@ pub const CASES: &[Case] = &[
             let answer = stage(w, |request| request.volume_capability = Some(other.capability()));
             assert_eq!(answer.unwrap_err().code(), Code::FailedPrecondition);
         }
-        let (id, staging) = (w.volume_of(&Spec::block().thin().size(16 * MIB)), w.places.staging(&unique("stage")));
+        let (id, staging) =
+            (w.volume_of(&Spec::block().thin().size(16 * MIB)), w.places.staging(&unique("stage")));
         w.last(|co| co.stage(&id, &staging, &World::spec()))
     }),
     ("node-stage-volume.staging-path-absent", |w| {
@@ -183,7 +187,10 @@ pub const CASES: &[Case] = &[
         let placed = w.published(&spec);
         data::write_direct(&placed.target, 0, &[7; 4096]);
         let answer = w.last(|co| co.unstage(&placed.id, &placed.staging));
-        assert_eq!(data::sha256_head(&placed.target, 4096), data::sha256_head(&World::image(&w.default, &placed.id), 4096));
+        assert_eq!(
+            data::sha256_head(&placed.target, 4096),
+            data::sha256_head(&World::image(&w.default, &placed.id), 4096)
+        );
         w.co.unpublish(&placed.id, &placed.target)?;
         w.co.unstage(&placed.id, &placed.staging)?;
         answer

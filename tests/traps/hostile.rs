@@ -43,7 +43,16 @@ fn attack(volume: &Volume) {
     btrfs(&["subvolume", "create"], &root.join("nested/d/deeper"));
     write_durably(&root.join("nested/d/deeper/f"), &bytes(1, 4 << 20));
     let read_only = root.join("read-only");
-    run("btrfs", ["subvolume".as_ref(), "snapshot".as_ref(), "-r".as_ref(), root.join("nested").as_os_str(), read_only.as_os_str()]);
+    run(
+        "btrfs",
+        [
+            "subvolume".as_ref(),
+            "snapshot".as_ref(),
+            "-r".as_ref(),
+            root.join("nested").as_os_str(),
+            read_only.as_os_str(),
+        ],
+    );
     write_durably(&root.join("immutable"), b"x");
     fs::create_dir(root.join("appended")).unwrap();
     write_durably(&root.join("appended/f"), b"x");
@@ -110,7 +119,16 @@ fn project_ids_disturb_neither_snapshot_nor_deletion() {
     let spec = Spec::directory("advisory").size(64 * MIB);
     let volume = scene.running("pod", &spec);
     let project = |place: &Path, id: u32| {
-        run("xfs_io", ["-c".as_ref(), format!("chproj {id}").as_ref(), "-c".as_ref(), "chattr +P".as_ref(), place.as_os_str()]);
+        run(
+            "xfs_io",
+            [
+                "-c".as_ref(),
+                format!("chproj {id}").as_ref(),
+                "-c".as_ref(),
+                "chattr +P".as_ref(),
+                place.as_os_str(),
+            ],
+        );
     };
     for (name, id) in [("none", 0), ("other", 77)] {
         let place = volume.target.join(name);
@@ -156,10 +174,15 @@ fn a_bind_mount_left_inside_stops_the_purge_and_loses_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(500));
         // A second process tries, too.
         scene.restart();
-        let gc = attempt(env!("CARGO_BIN_EXE_wharf"), ["gc", "--apply", "--pool", &format!("default={}", scene.pool.path().display())]);
+        let gc = attempt(
+            env!("CARGO_BIN_EXE_wharf"),
+            ["gc", "--apply", "--pool", &format!("default={}", scene.pool.path().display())],
+        );
         assert_eq!(fs::read(bystander.target.join("f")).unwrap(), b"kept");
         let stuck = trash(&scene);
-        println!("L17: {kind:?}: Delete with a mount inside answered OK: {deleted}; trash {stuck:?}; gc {gc:?}");
+        println!(
+            "L17: {kind:?}: Delete with a mount inside answered OK: {deleted}; trash {stuck:?}; gc {gc:?}"
+        );
         assert_eq!(stuck.len(), usize::from(deleted));
         let mounted = match stuck.first() {
             Some(entry) => scene.pool.path().join("trash").join(entry).join("data/a/b"),

@@ -1,10 +1,6 @@
 //! Promised space and full pools.
 
-use std::{
-    fs::File,
-    io::Write,
-    path::Path,
-};
+use std::{fs::File, io::Write, path::Path};
 
 /// Writes a file until nothing more fits: in ever smaller pieces, synced, so that nothing is left.
 pub fn fill(path: &Path) {

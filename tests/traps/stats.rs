@@ -33,7 +33,9 @@ fn write(volume: &Volume, name: &str, mib: u64) {
 
 #[test]
 fn an_image_shows_its_filesystems_figures() {
-    for (kind, fs, size) in [(Kind::Xfs, "ext4", SIZE), (Kind::Ext4, "xfs", 300 * MIB), (Kind::Btrfs, "ext4", SIZE)] {
+    for (kind, fs, size) in
+        [(Kind::Xfs, "ext4", SIZE), (Kind::Ext4, "xfs", 300 * MIB), (Kind::Btrfs, "ext4", SIZE)]
+    {
         let mut scene = Scene::new(kind, 2048 * MIB);
         let volume = scene.running("pod", &Spec::image(fs).size(size));
         write(&volume, "f", 16);
@@ -64,7 +66,9 @@ fn an_enforced_directory_shows_its_quotas_figures() {
     assert_eq!(figures(&mut scene, &volume, Unit::Inodes), None);
     // The limit holds where the figures say that it does.
     let more = bytes(1, usize::try_from(SIZE).unwrap());
-    fs::write(volume.target.join("g"), &more).and_then(|()| fs::File::open(volume.target.join("g"))?.sync_all()).unwrap_err();
+    fs::write(volume.target.join("g"), &more)
+        .and_then(|()| fs::File::open(volume.target.join("g"))?.sync_all())
+        .unwrap_err();
     let (_, used, available) = figures(&mut scene, &volume, Unit::Bytes).unwrap();
     assert!(used <= total && available < 2 * MIB as i64, "{used} {available}");
     println!("stats: qgroup: empty {empty}, full {used} of {total}");
