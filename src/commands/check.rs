@@ -88,9 +88,12 @@ fn show(report: &Report) {
         .map(|item| item.item.as_str())
         .collect();
     if report.ready {
-        println!("\nthis host can serve local volumes");
+        print::line("\nthis host can serve local volumes");
     } else {
-        println!("\nthis host cannot serve local volumes; missing: {}", print::plain(&lacking.join(", ")));
+        print::line(format_args!(
+            "\nthis host cannot serve local volumes; missing: {}",
+            print::plain(&lacking.join(", "))
+        ));
     }
 }
 

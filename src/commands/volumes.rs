@@ -292,16 +292,16 @@ fn show(report: &Report) {
     let rows: Vec<_> = volumes.chain(snapshots).collect();
     if !rows.is_empty() {
         print::table(&columns, rows);
-        println!();
+        print::line("");
     }
     for row in report.volumes.iter().chain(&report.snapshots) {
         for ailment in &row.ailments {
-            println!("{} {}: {}", row.uuid, row.health, print::plain(ailment));
+            print::line(format_args!("{} {}: {}", row.uuid, row.health, print::plain(ailment)));
         }
     }
     for pool in &report.pools {
         let Some(figures) = &pool.figures else { continue };
-        println!(
+        print::line(format_args!(
             "pool {}: {}, {}; {} of {} are free, {} of it promised, {} left for new volumes{}",
             pool.name,
             print::count(figures.volumes, "volume"),
@@ -314,7 +314,7 @@ fn show(report: &Report) {
                 0 => String::new(),
                 trash => format!("; {trash} in trash"),
             }
-        );
+        ));
     }
 }
 

@@ -79,7 +79,7 @@ impl From<rustix::fs::Stat> for Stat {
             gid: stat.st_gid,
             changed: UNIX_EPOCH
                 + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or_default())
-                + Duration::from_nanos(u64::try_from(stat.st_ctime_nsec).unwrap_or_default()),
+                + Duration::from_nanos(stat.st_ctime_nsec),
             is_symlink: kind == FileType::Symlink,
         }
     }

@@ -1,6 +1,6 @@
 //! Growth: the file or the limit in ControllerExpandVolume, the filesystem in NodeExpandVolume.
 
-use super::{Service, TargetPath};
+use super::{Service, TargetPath, stage};
 use crate::{
     backend::{
         attachment::{self, Found, Located},
@@ -10,19 +10,18 @@ use crate::{
     failpoint,
     os::{file, format, lock::Mode, loopdev},
     store::{Kind, Pool},
-    volume::{Access, CapacityRange, Layout, VolumeId, VolumeRecord, size},
+    volume::{Access, Capability, CapacityRange, Layout, VolumeId, VolumeRecord, size},
 };
 use std::sync::Arc;
 
-/// A ControllerExpandVolume request.
-#[derive(Clone, Debug)]
+/// A ControllerExpandVolume request. It has no `Debug`: the capability holds mount flags.
 pub struct ExpandVolume {
     /// As the CO sent it.
     pub id: String,
     /// The new size.
     pub range: CapacityRange,
     /// What the CO takes the volume for.
-    pub access: Option<Access>,
+    pub capability: Option<Capability>,
 }
 
 /// Its answer.
@@ -34,8 +33,7 @@ pub struct Expanded {
     pub node_expansion_required: bool,
 }
 
-/// A NodeExpandVolume request.
-#[derive(Clone, Debug)]
+/// A NodeExpandVolume request. It has no `Debug`: the capability holds mount flags.
 pub struct ExpandNode {
     /// As the CO sent it.
     pub id: String,
@@ -44,7 +42,7 @@ pub struct ExpandNode {
     /// What the CO wants.
     pub range: CapacityRange,
     /// What the CO takes the volume for.
-    pub access: Option<Access>,
+    pub capability: Option<Capability>,
 }
 
 impl Service {
@@ -54,7 +52,7 @@ impl Service {
         let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let (pool, record) = self.store.volume(key)?.ok_or_else(unknown)?;
-        check_access(&record, request.access)?;
+        check_capability(&record, request.capability.as_ref())?;
         let target = size::round_up(request.range.required);
         if request.range.limit.is_some_and(|limit| target.max(record.size_bytes) > limit) {
             return Err(Error::OutOfRange(format!(
@@ -112,7 +110,7 @@ impl Service {
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
         let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
-        check_access(&record, request.access)?;
+        check_capability(&record, request.capability.as_ref())?;
         if request.range.required > record.size_bytes {
             return Err(Error::OutOfRange(format!(
                 "volume {} has {} bytes: ControllerExpandVolume comes first",
@@ -160,16 +158,13 @@ impl Service {
     }
 }
 
-/// CSI: a capability that is not the volume's is INVALID_ARGUMENT.
-fn check_access(record: &VolumeRecord, asked: Option<Access>) -> Result<()> {
-    match asked {
-        Some(access) if access != record.shape.access => Err(Error::Invalid(format!(
-            "volume {} is {}, but volume_capability says {access}",
-            record.id(),
-            record.shape.access
-        ))),
-        _ => Ok(()),
-    }
+/// CSI: here a capability that the volume does not have is INVALID_ARGUMENT.
+fn check_capability(record: &VolumeRecord, asked: Option<&Capability>) -> Result<()> {
+    let Some(capability) = asked else { return Ok(()) };
+    stage::check_capability(capability, record).map_err(|error| match error {
+        Error::Refused(message) => Error::Invalid(message),
+        other => other,
+    })
 }
 
 /// Remembers a smaller or equal wish, by which a snapshot's size is told.

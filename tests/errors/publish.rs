@@ -240,7 +240,7 @@ fn second(w: &mut World, mode: Mode) -> Answer {
         answers.push(answer);
     }
     let codes: Vec<_> =
-        answers.iter().map(|answer| answer.as_ref().map_err(|status| status.code()).err()).collect();
+        answers.iter().map(|answer| answer.as_ref().map_err(tonic::Status::code).err()).collect();
     assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
     answers.remove(0)
 }
