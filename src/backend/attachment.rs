@@ -6,7 +6,7 @@ use crate::{
     os::{
         file::{self, Inode},
         loopdev::{self, Attach, Held},
-        mountinfo::Mount,
+        mountinfo::{self, Mount},
     },
     store::{IMAGE, Kind, Pool},
     volume::{Key, Layout, VolumeRecord},
@@ -109,7 +109,12 @@ impl Located<'_> {
     /// Compares what is at `path` (a mountpoint) with this volume, by device and inode.
     pub fn compare(&self, path: &Path) -> Result<Found> {
         let doing = || format!("looking at {}", path.display());
-        let Some(stat) = file::stat(path).doing(doing)? else { return Ok(Found::Other) };
+        let stat = match file::stat(path) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(Found::Other),
+            Err(e) if e.is_filesystem_down() => return self.compare_mount(path),
+            Err(e) => return Err(e).doing(doing),
+        };
         if self.record.shape.layout == Layout::Directory {
             let data = self.pool.data(Kind::Volume, self.record.key);
             let root = file::stat(&data).doing(doing)?;
@@ -123,11 +128,17 @@ impl Located<'_> {
         if stat.is_block {
             return compare_device(stat.rdev, image);
         }
-        let Some(number) = loopdev::number_of(stat.inode.device) else { return Ok(Found::Other) };
-        Ok(match status(number)? {
-            Some(status) if Some(status.backing) == image => Found::Root(Some(number)),
-            _ => Found::Other,
-        })
+        compare_filesystem(stat.inode.device, image)
+    }
+
+    /// By the mount alone, where the filesystem has shut down.
+    fn compare_mount(&self, path: &Path) -> Result<Found> {
+        match mountinfo::at(path).doing(|| format!("looking at {}", path.display()))? {
+            Some(mount) if mount.root == Path::new("/") => {
+                compare_filesystem(mount.device, self.image_inode()?)
+            }
+            _ => Ok(Found::Other),
+        }
     }
 
     /// The image's identity; `None` when it is missing.
@@ -136,6 +147,14 @@ impl Located<'_> {
         let stat = file::stat(&image).doing(|| format!("looking at {}", image.display()))?;
         Ok(stat.map(|stat| stat.inode))
     }
+}
+
+fn compare_filesystem(device: u64, image: Option<Inode>) -> Result<Found> {
+    let Some(number) = loopdev::number_of(device) else { return Ok(Found::Other) };
+    Ok(match status(number)? {
+        Some(status) if Some(status.backing) == image => Found::Root(Some(number)),
+        _ => Found::Other,
+    })
 }
 
 fn compare_device(rdev: u64, image: Option<Inode>) -> Result<Found> {
@@ -181,6 +200,22 @@ pub fn key_of(mount: &Mount, homes: &[PathBuf]) -> Result<Option<Key>> {
         backing = loopdev::backing_path(base).doing(doing)?;
     }
     Ok(backing.and_then(|backing| key_of_image(&backing.path, homes)))
+}
+
+/// Loops without AUTOCLEAR that show the deleted image of a volume: nothing but Unstage ends them.
+pub fn orphans_of(key: Key, homes: &[PathBuf]) -> Result<Vec<u32>> {
+    let doing = || format!("looking for loop devices of volume {key}");
+    let mut orphans = Vec::new();
+    for (number, status) in loopdev::all().doing(doing)? {
+        if status.autoclear {
+            continue;
+        }
+        let backing = loopdev::backing_path(number).doing(doing)?;
+        if backing.is_some_and(|backing| backing.deleted && key_of_image(&backing.path, homes) == Some(key)) {
+            orphans.push(number);
+        }
+    }
+    Ok(orphans)
 }
 
 fn loop_number(path: &Path) -> Option<u32> {

@@ -3,7 +3,7 @@
 use super::{
     Service, TargetPath,
     list::{Page, parse_token, token_after},
-    target::{is_mounted, mounted_place},
+    target::mounted_place,
 };
 use crate::{
     backend::{
@@ -11,7 +11,7 @@ use crate::{
         image,
     },
     error::{Doing, Error, Result},
-    os::{btrfs, file, loopdev, mountinfo, space},
+    os::{btrfs, file, loopdev, mountinfo},
     store::{Kind, Pool},
     volume::{Key, Layout, LimitMode, NodeName, VolumeId, VolumeRecord},
 };
@@ -178,7 +178,7 @@ fn pool_health(pool: &Pool) -> Result<(), (bool, &'static str, String)> {
     pool.verify().map_err(|error| (true, "PoolUnavailable", error.chain()))?;
     let space = pool.space().map_err(|error| (true, "PoolUnavailable", error.chain()))?;
     let name = pool.name();
-    if space.read_only {
+    if pool.is_read_only().map_err(|error| (true, "PoolUnavailable", error.chain()))? {
         return Err((
             true,
             "PoolReadOnly",
@@ -326,7 +326,10 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
     };
     match located.compare(&place)? {
         Found::Root(number) => {
-            if is_read_only_by_error(&place)? {
+            if let Err(error) = file::stat(&place) {
+                let message = format!("the filesystem at {} has shut down: {error}", place.display());
+                found(Severity::Inaccessible, "FilesystemDown", message);
+            } else if is_read_only_by_error(&place)? {
                 let message = format!("the filesystem at {} went read-only after an error", place.display());
                 found(Severity::Inaccessible, "FilesystemReadOnly", message);
             }
@@ -357,17 +360,14 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
 /// The superblock is read-only though the mount was asked to be writable.
 fn is_read_only_by_error(place: &Path) -> Result<bool> {
     let doing = || format!("looking at {}", place.display());
-    if !is_mounted(place)? {
-        return Ok(false);
-    }
-    let asked = mountinfo::at(place).doing(doing)?.is_some_and(|mount| mount.has("ro"));
-    Ok(!asked && space::of(place).doing(doing)?.read_only)
+    let mount = mountinfo::at(place).doing(doing)?;
+    Ok(mount.is_some_and(|mount| mount.is_read_only() && !mount.has("ro")))
 }
 
 /// Such an image has no inode below the pool any more that the loop could be compared with.
 fn image_is_deleted(place: &Path) -> Result<bool> {
     let doing = || format!("looking at {}", place.display());
-    let Some(stat) = file::stat(place).doing(doing)? else { return Ok(false) };
+    let Ok(Some(stat)) = file::stat(place) else { return Ok(false) };
     let device = if stat.is_block { stat.rdev } else { stat.inode.device };
     let Some(number) = loopdev::number_of(device) else { return Ok(false) };
     Ok(loopdev::backing_path(number).doing(doing)?.is_some_and(|backing| backing.deleted))

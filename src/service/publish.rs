@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     backend::{
-        attachment::{self, Found, Located},
+        attachment::{Found, Located},
         directory,
     },
     error::{Doing, Error, Result},
@@ -19,7 +19,6 @@ use crate::{
         mount::{self, Attributes},
         mountinfo::{self, Mount},
     },
-    store::Kind,
     volume::{Access, AccessMode, Capability, Key, Layout, VolumeId},
 };
 use std::path::{Path, PathBuf};
@@ -107,13 +106,9 @@ impl Service {
     /// Read-only loops on a raw block volume that no bind shows any more, also those that an
     /// interrupted Publish or Unpublish left.
     pub(super) fn clear_stacked(&self, key: Key) -> Result<()> {
-        let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
-        if record.shape.access != Access::Block {
-            return Ok(());
-        }
         let doing = || format!("detaching a read-only device of volume {key}");
         let mut stacked = Vec::new();
-        for base in attachment::loops_of(&pool.image(Kind::Volume, key))? {
+        for base in self.device_loops(key)? {
             stacked.extend(loopdev::stacked_on(base).doing(doing)?);
         }
         for number in stacked {

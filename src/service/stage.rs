@@ -23,8 +23,7 @@ use crate::{
     },
     store::Kind,
     volume::{
-        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord,
-        capability::MountOptions,
+        Access, Capability, Key, Layout, Provisioning, VolumeId, VolumeRecord, capability::MountOptions,
     },
 };
 use std::{
@@ -132,24 +131,35 @@ impl Service {
     }
 
     /// What is left of an image after its mounts are gone. Without a readable record there is nothing
-    /// to prove it by; health reports that.
+    /// to prove an image's loop by; health reports that.
     fn release(&self, key: Key) -> Result<()> {
-        let Ok(Some((pool, record))) = self.store.volume(key) else { return Ok(()) };
-        let image = pool.image(Kind::Volume, key);
-        match record.shape {
-            Shape { layout: Layout::Directory, .. } => Ok(()),
-            Shape { access: Access::Block, .. } => {
-                self.clear_stacked(key)?;
-                self.clear_device(key, &image)
-            }
-            Shape { access: Access::Mount, .. } => wait_detached(key, &image),
+        if let Ok(Some((pool, record))) = self.store.volume(key)
+            && record.shape.access == Access::Mount
+        {
+            return match record.shape.layout {
+                Layout::Directory => Ok(()),
+                Layout::Image => wait_detached(key, &pool.image(Kind::Volume, key)),
+            };
         }
+        self.clear_stacked(key)?;
+        self.clear_device(key)
+    }
+
+    /// The loops that may be a raw block volume's device: on its image, or on one that was deleted.
+    pub(super) fn device_loops(&self, key: Key) -> Result<Vec<u32>> {
+        let mut loops = match self.store.volume(key) {
+            Ok(Some((_, record))) if record.shape.access == Access::Mount => return Ok(Vec::new()),
+            Ok(Some((pool, _))) => attachment::loops_of(&pool.image(Kind::Volume, key))?,
+            _ => Vec::new(),
+        };
+        loops.extend(attachment::orphans_of(key, &self.store.homes())?);
+        Ok(loops)
     }
 
     /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
-    fn clear_device(&self, key: Key, image: &Path) -> Result<()> {
+    fn clear_device(&self, key: Key) -> Result<()> {
         let doing = || format!("detaching volume {key}");
-        for number in attachment::loops_of(image)? {
+        for number in self.device_loops(key)? {
             if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
                 return Err(Error::Busy(format!(
                     "volume {key} is still published on node {}: unpublish it first",

@@ -240,7 +240,7 @@ impl Store {
     /// Looks for a volume in the pools that can be reached: enough before making a new one, whose name
     /// belongs to one class and so to one pool.
     pub fn volume_in_reach(&self, key: Key) -> Result<Option<(Arc<Pool>, VolumeRecord)>> {
-        for pool in self.open_pools() {
+        for pool in self.open_pools().filter(|pool| pool.verify().is_ok()) {
             if let Some(record) = pool.volume(key)? {
                 return Ok(Some((pool, record)));
             }

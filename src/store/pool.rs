@@ -210,16 +210,17 @@ impl Pool {
     pub fn verify(&self) -> Result<()> {
         let gone = |what: &str| {
             Error::Unavailable(format!(
-                "pool {:?} at {} {what}: mount its disk again, then retry",
+                "pool {:?} at {} {what}: mount its disk again; if it is mounted, restart the driver",
                 self.name,
                 self.home.display()
             ))
         };
-        let stat = file::stat(&self.home).doing(|| format!("looking at pool {:?}", self.name))?;
-        match stat {
-            Some(stat) if stat.inode == self.inode => {}
-            Some(_) => return Err(gone("is another directory than at start")),
-            None => return Err(gone("has vanished")),
+        match file::stat(&self.home) {
+            Ok(Some(stat)) if stat.inode == self.inode => {}
+            Ok(Some(_)) => return Err(gone("is another directory than at start")),
+            Ok(None) => return Err(gone("has vanished")),
+            Err(e) if e.is_filesystem_down() => return Err(gone("lies on a filesystem that has shut down")),
+            Err(e) => return Err(e).doing(|| format!("looking at pool {:?}", self.name)),
         }
         match format::read(&self.home)? {
             Some(found) if found.uuid == self.store => Ok(()),
@@ -240,8 +241,17 @@ impl Pool {
         space::of(&self.home).doing(|| format!("reading the free space of pool {:?}", self.name))
     }
 
+    /// Whether its filesystem refuses to be written, as asked or after an error.
+    pub fn is_read_only(&self) -> Result<bool> {
+        let mount = mountinfo::of(&self.home).doing(|| format!("looking at pool {:?}", self.name))?;
+        Ok(mount.is_some_and(|mount| mount.is_read_only()))
+    }
+
     /// What new volumes may claim.
     pub fn room(&self) -> Result<u64> {
+        if self.is_read_only()? {
+            return Ok(0);
+        }
         let space = self.space()?;
         Ok(Free { total: space.total, available: space.available }.beyond(self.ledger.promised()))
     }

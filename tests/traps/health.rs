@@ -264,6 +264,7 @@ fn a_pool_that_cannot_be_written_is_reported() {
     assert!(scene.storage_health().is_empty());
     scene.start(&volume);
     scene.stop(&volume);
+    remount(&scene, "errors=remount-ro");
     fail_ext4(scene.pool.path());
     let failed = scene.storage_health();
     println!("health: pool remounted {remounted:?}, after an error {failed:?}");
@@ -298,6 +299,33 @@ fn a_pool_that_vanished_is_reported_and_nothing_is_made_in_its_place() {
         scene.pool.attach();
         back_again(&mut scene, &volume, kind);
     }
+}
+
+/// No file of such a pool can be looked at.
+#[test]
+fn a_pool_that_shut_down_is_reported() {
+    let mut scene = Scene::new(Kind::Xfs, 512 * MIB);
+    let volume = scene.create("pod", &ext4());
+    let running = scene.running("running", &ext4());
+    fail_xfs(scene.pool.path());
+    let storage = scene.storage_health();
+    let health = scene.health(&volume);
+    report(&format!("pool shut down, {storage:?}"), &health);
+    assert_eq!(storage, [("STORAGE_UNREACHABLE".into(), "PoolUnavailable".into())]);
+    assert_eq!(health.node, ["INACCESSIBLE PoolUnavailable"]);
+    assert_eq!(health.controller, ["INACCESSIBLE PoolUnavailable"]);
+    refused(scene.co.create("another", &ext4()), Code::Unavailable);
+    refused(scene.co.delete(&volume.id), Code::Unavailable);
+    refused(scene.stage(&volume), Code::Unavailable);
+    assert_eq!(scene.capacity(&ext4()), 0);
+    // The pod can go, and its image with it.
+    scene.stop(&running);
+    scene.driver.kill();
+    assert!(scene.pool.detach());
+    scene.pool.attach();
+    scene.restart();
+    scene.start(&running);
+    assert!(scene.health(&running).is_good());
 }
 
 /// Another device number (btrfs has a new one with every mount) needs a restart, as the answer says.
