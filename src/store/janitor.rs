@@ -103,7 +103,7 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
         if let Some(pool) = pool.upgrade() {
             // A bug in one pass must not end all later ones.
             let pass =
-                AssertUnwindSafe(|| pool.purge().and_then(|gone| pool.refresh_promises(None).map(|()| gone)));
+                AssertUnwindSafe(|| pool.purge().and_then(|gone| pool.refresh_promises().map(|()| gone)));
             match catch_unwind(pass) {
                 Ok(Ok(0)) => {}
                 Ok(Ok(_)) => signal.state().purged = Some(Instant::now()),

@@ -19,7 +19,10 @@ use crate::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -59,6 +62,8 @@ pub struct Pool {
     durability: Durability,
     ledger: Arc<Ledger>,
     janitor: Janitor,
+    /// A rename was made and could not be made durable: what is found or missing is not yet certain.
+    unsettled: AtomicBool,
 }
 
 impl Pool {
@@ -76,9 +81,13 @@ impl Pool {
             abilities,
             ledger: Arc::default(),
             janitor: Janitor::new(weak.clone()),
+            unsettled: AtomicBool::new(false),
         });
         pool.load_ledger()?;
         pool.sweep()?;
+        // A rename that a killed driver made may not be durable yet, but what it made will be found, and
+        // answered for.
+        file::sync_filesystem(&pool.home).doing(|| format!("making pool {:?} durable", pool.name))?;
         pool.janitor.kick();
         Ok(pool)
     }
@@ -99,6 +108,7 @@ impl Pool {
             abilities,
             ledger: Arc::default(),
             janitor: Janitor::new(weak.clone()),
+            unsettled: AtomicBool::new(false),
         });
         pool.load_ledger()?;
         Ok(pool)
@@ -223,10 +233,33 @@ impl Pool {
             Err(e) => return Err(e).doing(|| format!("looking at pool {:?}", self.name)),
         }
         match format::read(&self.home)? {
-            Some(found) if found.uuid == self.store => Ok(()),
+            Some(found) if found.uuid == self.store => self.settle_renames(),
             Some(_) => Err(gone("carries another store than at start")),
             None => Err(gone("carries no store any more")),
         }
+    }
+
+    /// Makes the renames in `volumes` or `snapshots` durable. After a failure the next look at the pool
+    /// tries again before it answers for anything.
+    pub(super) fn commit_renames(&self, kind: Kind) -> crate::os::Result<()> {
+        let parent = self.home.join(kind.directory());
+        let settled = self.durability.settle(&[&parent]);
+        if settled.is_err() {
+            self.unsettled.store(true, Ordering::SeqCst);
+        }
+        settled
+    }
+
+    fn settle_renames(&self) -> Result<()> {
+        if self.unsettled.swap(false, Ordering::SeqCst)
+            && let Err(error) = file::sync_filesystem(&self.home)
+        {
+            self.unsettled.store(true, Ordering::SeqCst);
+            return Err(error)
+                .doing(|| format!("making pool {:?} durable", self.name))
+                .map_err(Error::after_commit);
+        }
+        Ok(())
     }
 
     /// Locks one object in this pool; `None`: somebody has it.
@@ -283,12 +316,12 @@ impl Pool {
 
     fn wait_for_room(&self, deadline: Instant) -> Result<()> {
         self.janitor.wait_until_idle(deadline.saturating_duration_since(Instant::now()));
-        self.refresh_promises(None)?;
+        self.refresh_promises()?;
         if self.abilities.btrfs {
             // Left alone, the kernel frees deleted subvolumes half a minute later.
             btrfs::free_deleted(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
-            thread::sleep(Duration::from_millis(50));
         }
+        thread::sleep(Duration::from_millis(50));
         Ok(())
     }
 }
