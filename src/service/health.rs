@@ -217,14 +217,20 @@ pub fn at_rest(pool: &Pool, key: Key, node: &NodeName, look: Look) -> Result<(No
         Ok(Some(record)) => record,
         Ok(None) => return Ok((node.clone(), Vec::new())),
         Err(Error::Damaged(message)) => return Ok((node.clone(), vec![damaged(message)])),
-        Err(error) => return Err(error),
+        Err(error) => return Ok((node.clone(), vec![unreadable(&error)])),
     };
     let mut ailments = Vec::new();
-    match record.shape.layout {
-        Layout::Image => image_at_rest(pool, &record, look, &mut ailments)?,
-        Layout::Directory => directory_at_rest(pool, &record, look, &mut ailments)?,
-    }
+    let looked = match record.shape.layout {
+        Layout::Image => image_at_rest(pool, &record, look, &mut ailments),
+        Layout::Directory => directory_at_rest(pool, &record, look, &mut ailments),
+    };
+    // One volume that cannot be looked at must not hide the others.
+    ailments.extend(looked.err().map(|error| unreadable(&error)));
     Ok((record.node, ailments))
+}
+
+fn unreadable(error: &Error) -> Ailment {
+    Ailment { severity: Severity::Inaccessible, reason: "Unreadable", message: error.chain() }
 }
 
 fn damaged(message: String) -> Ailment {
@@ -246,10 +252,17 @@ fn image_at_rest(pool: &Pool, record: &VolumeRecord, look: Look, ailments: &mut 
             message: format!("{} has {} of {} bytes", path.display(), stat.size, record.size_bytes),
         }),
         Some(_) => {
-            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough)
-                && let Err(Error::Damaged(message)) = image::check_content(&path, filesystem, record)
-            {
-                ailments.push(Ailment { severity: Severity::DataLoss, reason: "ForeignContent", message });
+            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough) {
+                match image::check_content(&path, filesystem, record) {
+                    Err(Error::Damaged(message)) => {
+                        ailments.push(Ailment {
+                            severity: Severity::DataLoss,
+                            reason: "ForeignContent",
+                            message,
+                        });
+                    }
+                    looked => drop(looked?),
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Nothing here formats. What is mounted is proven by device and inode before and after.
 
 use super::{
-    Service, TargetPath, create,
+    Service, TargetPath, create, known_key,
     target::{ensure_file, is_mounted, remove_place, staged_device},
 };
 use crate::{
@@ -59,8 +59,7 @@ impl Service {
     /// Attaches and mounts the volume, or finds it mounted there as asked.
     pub fn stage(&self, request: &Stage) -> Result<()> {
         let staging = request.staging.required_absolute("staging_target_path")?;
-        let (_, record) = self.known_volume(&request.id)?;
-        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        let _lock = self.lock_volume(known_key(&request.id)?, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
         check_capability(&request.capability, &record)?;
         let located = Located { pool: &pool, record: &record };
@@ -110,8 +109,8 @@ impl Service {
         }
     }
 
-    /// The mount on top at `place` if it is of this volume (by what backs it, so also when its files
-    /// are gone); an error if it is somebody else's.
+    /// The mount on top at `place` if it is of this volume: by device and inode, or by the name of what
+    /// backs it when its files or its pool are gone. An error if it is somebody else's.
     pub(super) fn our_mount(
         &self,
         place: &Path,
@@ -123,8 +122,14 @@ impl Service {
         }
         let doing = || format!("looking at {}", place.display());
         let Some(mount) = mountinfo::at(place).doing(doing)? else { return Ok(None) };
-        let owner = attachment::key_of(&mount, &self.store.homes())?;
         let id = id.ok_or_else(&stranger)?;
+        if let Ok(Some((pool, record))) = self.store.volume(id.key) {
+            let located = Located { pool: &pool, record: &record };
+            if !matches!(located.compare(place)?, Found::Other | Found::Dead(_)) {
+                return Ok(Some(mount));
+            }
+        }
+        let owner = attachment::key_of(&mount)?;
         // A device with nothing behind it is what an interrupted attempt of ours leaves at such a place.
         let dead = owner.is_none() && is_dead_device(place)?;
         if owner == Some(id.key) || dead { Ok(Some(mount)) } else { Err(stranger()) }
@@ -150,9 +155,11 @@ impl Service {
         let mut loops = match self.store.volume(key) {
             Ok(Some((_, record))) if record.shape.access == Access::Mount => return Ok(Vec::new()),
             Ok(Some((pool, _))) => attachment::loops_of(&pool.image(Kind::Volume, key))?,
+            // Nothing to prove them by now: the same request finds them when the pool is back.
+            Err(error @ Error::Unavailable(_)) if attachment::is_named_by_a_loop(key)? => return Err(error),
             _ => Vec::new(),
         };
-        loops.extend(attachment::orphans_of(key, &self.store.homes())?);
+        loops.extend(attachment::orphans_of(key)?);
         Ok(loops)
     }
 
@@ -241,12 +248,25 @@ fn stage_image(
         .doing(doing)?;
     failpoint!("stage.mounted");
     drop(held);
-    match located.compare(staging)? {
-        Found::Root(Some(_)) => check_attributes(staging, attributes),
-        _ => {
-            Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display())))
+    prove_staged(located, staging, attributes)
+}
+
+/// The postcondition; where it fails, the mount that was just made goes again.
+fn prove_staged(located: Located<'_>, staging: &Path, attributes: Attributes) -> Result<()> {
+    let proven = match located.compare(staging) {
+        Ok(Found::Root(_)) => check_attributes(staging, attributes),
+        Ok(_) => {
+            return Err(Error::Busy(format!(
+                "{} is not the mount that was just made; try again",
+                staging.display()
+            )));
         }
-    }
+        Err(error) => Err(error),
+    };
+    proven.or_else(|error| match mount::unmount(staging) {
+        Ok(()) => Err(error),
+        Err(left) => Err(Error::Busy(format!("{}; and it could not be undone: {left}", error.chain()))),
+    })
 }
 
 /// What a detached image needs before it is handed out: its own filesystem, room for every write,
