@@ -1,6 +1,7 @@
 //! Two that want something else with one name, and two drivers on one pool.
 
 use crate::{
+    calls::ask,
     crowd::{
         Patience, Random, code, connect, key_of, names, runtime, send, snapshot_id, volume_id,
         wait_until_free,
@@ -18,6 +19,7 @@ use crate::{
 };
 use std::{
     fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -47,15 +49,16 @@ fn create_and_delete_of_one_name() {
         for round in 0..90 {
             let spec = &kinds[round % 3];
             let name = "the-one".to_owned();
-            let wait = Duration::from_micros(random.below(12_000));
+            let [first, second] = [12_000, 24_000].map(|most| Duration::from_micros(random.below(most)));
             let (created, deleted) = runtime.block_on(async {
                 let (one, other) = (connect(&driver.socket()).await, connect(&driver.socket()).await);
                 let create = async {
+                    tokio::time::sleep(first).await;
                     let answer = send(&one, spec.request(&name), Patience::Enough).await;
                     code(&answer)
                 };
                 let remove = async {
-                    tokio::time::sleep(wait).await;
+                    tokio::time::sleep(second).await;
                     code(&send(&other, delete(volume_id(&name)), Patience::Enough).await)
                 };
                 tokio::join!(create, remove)
@@ -98,6 +101,57 @@ fn look(driver: &Driver, stop: &AtomicBool) -> usize {
             assert!(found.is_empty(), "{found:?}");
         }
         looks += 2;
+    }
+    looks
+}
+
+/// Figures, health and growth of a mount that comes and goes are the volume's own, or NOT_FOUND.
+#[test]
+fn looking_at_a_mount_that_comes_and_goes() {
+    let pool = Pool::new(Kind::Xfs, 1 << 30);
+    let driver = Driver::start(&[("default", pool.path())], &[]);
+    let places = Places::new();
+    let spec = Spec::new().thin().size(16 * MIB);
+    let mut co = driver.co();
+    let id = co.create("the-one", &spec).unwrap().volume_id;
+    let staging = places.staging("s");
+    let stop = AtomicBool::new(false);
+    let looks: usize = thread::scope(|scope| {
+        let lookers: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| look_at_mount(&driver, &id, &staging, &stop))).collect();
+        for _ in 0..60 {
+            while let Err(status) = co.stage(&id, &staging, &spec) {
+                assert_eq!(status.code(), Code::Aborted, "{status:?}");
+            }
+            while let Err(status) = co.unstage(&id, &staging) {
+                assert_eq!(status.code(), Code::Aborted, "{status:?}");
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+        lookers.into_iter().map(|looker| looker.join().unwrap()).sum()
+    });
+    println!("60 times mounted, {looks} looks");
+}
+
+fn look_at_mount(driver: &Driver, id: &str, staging: &Path, stop: &AtomicBool) -> usize {
+    let mut co = driver.co();
+    let mut looks = 0;
+    while !stop.load(Ordering::SeqCst) {
+        match co.stats(id, staging) {
+            Ok(stats) => assert!(stats.usage[0].total <= 16 << 20, "another filesystem's: {stats:?}"),
+            Err(status) => assert_eq!(status.code(), Code::NotFound, "{status:?}"),
+        }
+        let request = csi::NodeGetVolumeHealthRequest {
+            volume_id: id.to_owned(),
+            staging_target_path: staging.to_str().unwrap().to_owned(),
+            ..Default::default()
+        };
+        let found = ask(&mut co, request).unwrap().volume_health.unwrap().health_statuses;
+        assert!(found.iter().all(|entry| entry.reason == "NotMounted"), "{found:?}");
+        if let Err(status) = co.expand_node(id, staging, 0) {
+            assert!(matches!(status.code(), Code::NotFound | Code::Aborted), "{status:?}");
+        }
+        looks += 3;
     }
     looks
 }

@@ -8,7 +8,7 @@ use crate::{
     settle::settle,
     support::{
         MIB,
-        co::{Mode, Spec, csi},
+        co::{Co, Mode, Spec, csi},
         driver::Driver,
         host,
         inventory::{Inventory, assert_same},
@@ -144,6 +144,7 @@ fn random_requests_at_once() {
     for seed in [1, 20, 300] {
         println!("seed {seed}");
         let subjects = subjects(&places);
+        prepare(&subjects, &mut driver.co());
         let outcomes = runtime.block_on(async {
             let clients = [connect(&driver.socket()).await, connect(&driver.socket()).await];
             tokio::time::timeout(BOUND, storm(seed, &subjects, &clients)).await.expect("a deadlock")
@@ -190,6 +191,16 @@ fn subjects(places: &Places) -> Vec<Subject> {
         Subject { staging: places.staging(&name), name, pool, spec, targets }
     };
     (0..VOLUMES).map(subject).collect()
+}
+
+/// Half of them exist from the start, and half of these are staged: else most answers were NOT_FOUND.
+fn prepare(subjects: &[Subject], co: &mut Co) {
+    for (number, subject) in subjects.iter().enumerate().filter(|(number, _)| number.is_multiple_of(2)) {
+        co.create(&subject.name, &subject.spec).unwrap();
+        if number.is_multiple_of(4) {
+            co.stage(&subject.id(), &subject.staging, &subject.spec).unwrap();
+        }
+    }
 }
 
 type Outcome = (Op, Patience, Result<(), Status>);
