@@ -118,8 +118,10 @@ impl Service {
 
     /// Grows the filesystem of a staged or published volume to its recorded size.
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
-        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
+        let (_, record, _) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        // It may have been unmounted meanwhile, and what is grown is what is mounted there.
+        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         check_capability(&record, request.capability.as_ref())?;
         if request.range.required > record.size_bytes {
             return Err(Error::OutOfRange(format!(

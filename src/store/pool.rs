@@ -17,6 +17,7 @@ use crate::{
     },
     volume::{Key, SnapshotRecord, VolumeRecord, record::VERSION},
 };
+use serde::de::DeserializeOwned;
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -166,40 +167,44 @@ impl Pool {
 
     /// Reads a volume's record; `None`: no such volume here.
     pub fn volume(&self, key: Key) -> Result<Option<VolumeRecord>> {
-        let path = self.directory(Kind::Volume, key).join(super::RECORD);
-        let record: Option<VolumeRecord> = self.present(Kind::Volume, key, sealed::read(&path, VERSION)?)?;
-        match record {
-            Some(record) if record.key != key => Err(misplaced(&path)),
+        match self.record::<VolumeRecord>(Kind::Volume, key)? {
+            Some(record) if record.key != key => Err(self.misplaced(Kind::Volume, key)),
             record => Ok(record),
         }
     }
 
     /// Reads a snapshot's record; `None`: no such snapshot here.
     pub fn snapshot(&self, key: Key) -> Result<Option<SnapshotRecord>> {
-        let path = self.directory(Kind::Snapshot, key).join(super::RECORD);
-        let record: Option<SnapshotRecord> =
-            self.present(Kind::Snapshot, key, sealed::read(&path, VERSION)?)?;
-        match record {
-            Some(record) if record.key != key => Err(misplaced(&path)),
+        match self.record::<SnapshotRecord>(Kind::Snapshot, key)? {
+            Some(record) if record.key != key => Err(self.misplaced(Kind::Snapshot, key)),
             record => Ok(record),
         }
     }
 
-    /// A directory without a record is damage, not absence: the directory exists ⇔ the volume exists.
-    fn present<T>(&self, kind: Kind, key: Key, record: Option<T>) -> Result<Option<T>> {
-        if record.is_some() {
-            return Ok(record);
-        }
+    /// A directory without a record is damage, not absence: the directory exists ⇔ the object exists.
+    fn record<R: DeserializeOwned>(&self, kind: Kind, key: Key) -> Result<Option<R>> {
         let directory = self.directory(kind, key);
-        match file::stat(&directory).doing(|| format!("looking for {}", directory.display()))? {
-            None => Ok(None),
-            Some(_) => Err(Error::Damaged(format!(
-                "{} has lost its {}; it was left alone: restore the record from a backup, or move the directory \
-                 out of the pool",
-                directory.display(),
-                super::RECORD
-            ))),
+        // Who looks without the lock may see an object come to be between the two questions.
+        for _ in 0..3 {
+            let record = sealed::read(&directory.join(super::RECORD), VERSION)?;
+            let exists = || file::stat(&directory).doing(|| format!("looking for {}", directory.display()));
+            if record.is_some() || exists()?.is_none() {
+                return Ok(record);
+            }
         }
+        Err(Error::Damaged(format!(
+            "{} has lost its {}; it was left alone: restore the record from a backup, or move the directory \
+             out of the pool",
+            directory.display(),
+            super::RECORD
+        )))
+    }
+
+    fn misplaced(&self, kind: Kind, key: Key) -> Error {
+        Error::Damaged(format!(
+            "{} belongs to another object than its directory; it was left alone",
+            self.directory(kind, key).join(super::RECORD).display()
+        ))
     }
 
     /// Replaces a volume's record durably.
@@ -371,11 +376,4 @@ fn identify(home: &Path) -> Result<((file::Inode, Uuid), Abilities)> {
         reflink: reflink::supported(&home.join("tmp")).doing(doing)?,
     };
     Ok(((stat.inode, format.uuid), abilities))
-}
-
-fn misplaced(path: &Path) -> Error {
-    Error::Damaged(format!(
-        "{} belongs to another object than its directory; it was left alone",
-        path.display()
-    ))
 }
