@@ -87,7 +87,13 @@ fn image_of(ground: &Ground, id: &str) -> PathBuf {
 
 pub fn print(effort: Effort) {
     let mut table = Table::new([
-        "pool", "extents", "snapshot, ms", "clone, ms", "longest pause of the writer: snapshot", "clone", "no cut",
+        "pool",
+        "extents",
+        "snapshot, ms",
+        "clone, ms",
+        "longest pause of the writer: snapshot",
+        "clone",
+        "no cut",
     ]);
     for kind in [Kind::Xfs, Kind::BtrfsQuota] {
         for wanted in effort.of([0, 1000, 0, 0], [0, 1000, 5000, 30_000]).into_iter().take(effort.of(2, 4)) {

@@ -67,7 +67,16 @@ fn fio(job: Job, directory: &Path, seconds: u64) -> f64 {
 
 /// Every block written once, so that no place is quicker for being empty.
 fn fill(directory: &Path) {
-    run("dd", ["if=/dev/urandom", &format!("of={}", directory.join(FILE).display()), "bs=1M", &format!("count={}", SIZE / MIB), "conv=fsync"]);
+    run(
+        "dd",
+        [
+            "if=/dev/urandom",
+            &format!("of={}", directory.join(FILE).display()),
+            "bs=1M",
+            &format!("count={}", SIZE / MIB),
+            "conv=fsync",
+        ],
+    );
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -170,7 +179,10 @@ impl ByHand {
         let options = ["--find", "--show", "-b", "4096", "--direct-io=on"].map(OsStr::new);
         let device = run("losetup", options.into_iter().chain([image.as_os_str()]));
         let by_hand = Self { device, mount };
-        run("mount", ["-t".as_ref(), "ext4".as_ref(), OsStr::new(&by_hand.device), by_hand.mount.as_os_str()]);
+        run(
+            "mount",
+            ["-t".as_ref(), "ext4".as_ref(), OsStr::new(&by_hand.device), by_hand.mount.as_os_str()],
+        );
         by_hand
     }
 }

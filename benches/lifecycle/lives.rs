@@ -121,7 +121,12 @@ pub fn print_rate(effort: Effort) {
             let seconds = start.elapsed().as_secs_f64();
             let rate = ids.len() as f64 / seconds;
             let budget = if rate >= 40.0 { "≥40 ok" } else { "≥40 **missed**" };
-            table.row([name(kind).to_owned(), what.to_owned(), ids.len().to_string(), format!("{rate:.0}, {budget}")]);
+            table.row([
+                name(kind).to_owned(),
+                what.to_owned(),
+                ids.len().to_string(),
+                format!("{rate:.0}, {budget}"),
+            ]);
             let mut co = driver.co();
             ids.iter().for_each(|id| co.delete(id).unwrap());
         }

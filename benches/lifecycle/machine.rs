@@ -3,8 +3,12 @@
 use super::support::host::attempt;
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
+    time::Instant,
 };
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -27,6 +31,12 @@ pub fn isolate() {
     });
 }
 
+/// What is going on, on standard error: a full run is long.
+pub fn progress(what: &str) {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    eprintln!("[{:5.1} s] {what}", BEGAN.elapsed().as_secs_f64());
+}
+
 /// Ends a run that was interrupted.
 pub fn checkpoint() {
     assert!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
@@ -44,7 +54,8 @@ pub fn print(arguments: &[String]) {
         text.lines().next().unwrap_or_default().to_owned()
     };
     println!("# Performance of wharf {}\n", env!("CARGO_PKG_VERSION"));
-    let command = ["cargo bench --bench lifecycle --".to_owned()].iter().chain(arguments).cloned().collect::<Vec<_>>();
+    let command =
+        ["cargo bench --bench lifecycle --".to_owned()].iter().chain(arguments).cloned().collect::<Vec<_>>();
     println!("command: `{}`", command.join(" ").trim_end_matches(" --"));
     println!(
         "machine: {} × {}, {} GiB",

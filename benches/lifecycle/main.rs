@@ -57,7 +57,8 @@ const SECTIONS: [Section; 7] = [
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let wanted: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
+    let wanted: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
     if let Some(unknown) = wanted.iter().find(|name| SECTIONS.iter().all(|(known, _)| known != *name)) {
         let known: Vec<_> = SECTIONS.iter().map(|(name, _)| *name).collect();
         eprintln!("there is no section {unknown}, only {}", known.join(", "));

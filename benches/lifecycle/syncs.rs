@@ -35,7 +35,15 @@ impl Strace {
         let directory = tempfile::Builder::new().prefix("wharf-bench-").tempdir().unwrap();
         let pid = driver.pid();
         let child = Command::new("strace")
-            .args(["-f", "-qq", "-e", &format!("trace=execve,{}", SYNCS.join(",")), "-p", &pid.to_string(), "-o"])
+            .args([
+                "-f",
+                "-qq",
+                "-e",
+                &format!("trace=execve,{}", SYNCS.join(",")),
+                "-p",
+                &pid.to_string(),
+                "-o",
+            ])
             .arg(directory.path().join("trace"))
             .stdin(Stdio::null())
             .stderr(Stdio::null())
@@ -44,7 +52,9 @@ impl Strace {
         let traced = |task: fs::DirEntry| {
             // A thread that has just ended is not in the way.
             let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            status.lines().all(|line| line.strip_prefix("TracerPid:").is_none_or(|tracer| tracer.trim() != "0"))
+            status
+                .lines()
+                .all(|line| line.strip_prefix("TracerPid:").is_none_or(|tracer| tracer.trim() != "0"))
         };
         let tasks = format!("/proc/{pid}/task");
         eventually("strace is attached", 10, || fs::read_dir(&tasks).unwrap().flatten().all(traced));
@@ -78,8 +88,14 @@ impl Drop for Strace {
 }
 
 pub fn print(_: Effort) {
-    let mut table =
-        Table::new(["pool", "volume", "create: driver", "create: mkfs", "delete: driver", "delete: programs"]);
+    let mut table = Table::new([
+        "pool",
+        "volume",
+        "create: driver",
+        "create: mkfs",
+        "delete: driver",
+        "delete: programs",
+    ]);
     for kind in KINDS {
         let ground = Ground::new(kind, 8);
         let driver = ground.driver();
