@@ -116,6 +116,8 @@ impl Crowd<'_> {
             assert!(list.of(|| co.volumes()).unwrap().len() >= self.ids.len());
             capacity.of(|| co.capacity(&Spec::new())).unwrap();
         }
+        // A client that is not listening would have to be waited for.
+        drop(co);
         for _ in 0..3 {
             checkpoint();
             self.driver.terminate();
