@@ -17,7 +17,7 @@ use crate::{
         lock::Mode,
         loopdev::{self, Held},
         mount::{self, Attributes},
-        mountinfo::{self, Mount},
+        mountinfo,
     },
     volume::{Access, AccessMode, Capability, Key, Layout, VolumeId},
 };
@@ -314,8 +314,8 @@ fn mounts_of(located: Located<'_>, source: &Path) -> Result<Vec<PathBuf>> {
         return Ok(mounts.into_iter().map(|mount| mount.point).collect());
     }
     let Some(staged) = file::stat(source).doing(doing)? else { return Ok(Vec::new()) };
-    let same = |mount: &Mount| mount.device == staged.inode.device && mount.root == Path::new("/");
-    Ok(mountinfo::read().doing(doing)?.into_iter().filter(same).map(|mount| mount.point).collect())
+    let mounts = mountinfo::of_device(staged.inode.device).doing(doing)?;
+    Ok(mounts.into_iter().filter(|mount| mount.root == Path::new("/")).map(|mount| mount.point).collect())
 }
 
 /// Where the volume's device, or a read-only one on top of it, is bound.

@@ -293,8 +293,9 @@ fn own_blocks_again(record: &VolumeRecord, path: &Path) {
 /// The same filesystem at two staging paths would be one filesystem with two owners.
 fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Result<()> {
     let device = loopdev::device_number(number);
-    let mounts = mountinfo::read().doing(|| format!("looking for mounts of volume {}", record.key))?;
-    match mounts.iter().find(|mount| mount.device == device && mount.point != staging) {
+    let mounts =
+        mountinfo::of_device(device).doing(|| format!("looking for mounts of volume {}", record.key))?;
+    match mounts.iter().find(|mount| mount.point != staging) {
         Some(mount) => Err(Error::Refused(format!(
             "volume {} is already staged at {}: unstage it there first",
             record.id(),
