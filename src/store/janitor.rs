@@ -91,7 +91,10 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
     loop {
         let mut state = signal.state();
         if !state.wanted && !state.ended {
-            state = signal.changed.wait_timeout(state, PERIOD).unwrap_or_else(PoisonError::into_inner).0;
+            // What was purged counts as shared until the filesystem has let go of it.
+            let settled = state.purged.and_then(|at| (at + SETTLING).checked_duration_since(Instant::now()));
+            let quiet = settled.unwrap_or(PERIOD);
+            state = signal.changed.wait_timeout(state, quiet).unwrap_or_else(PoisonError::into_inner).0;
         }
         if state.ended {
             return;

@@ -99,7 +99,16 @@ pub fn detach(number: u32, backing: &Path) -> bool {
     // While it is open, its number stays with it.
     let Ok(Some(held)) = loopdev::open(number) else { return true };
     match loopdev::backing_path(number) {
-        Ok(Some(found)) if found.path == backing => loopdev::clear(held).unwrap_or(false),
+        Ok(Some(found)) if found.path == backing => loopdev::clear(held).unwrap_or(false) || go_later(number, backing),
+        _ => true,
+    }
+}
+
+/// Somebody looks at the device just now: it goes when they are done.
+fn go_later(number: u32, backing: &Path) -> bool {
+    let Ok(Some(held)) = loopdev::open(number) else { return true };
+    match loopdev::backing_path(number) {
+        Ok(Some(found)) if found.path == backing => loopdev::set_autoclear(&held, true).is_ok(),
         _ => true,
     }
 }
