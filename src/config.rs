@@ -1,4 +1,9 @@
-//! Flags and their environment variables ([`Args`], as typed) and what they mean ([`Standalone`], proven).
+//! Flags and their environment variables ([`Args`], as typed) and what they must be.
+
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the help text, where brackets mean optional"
+)]
 
 use crate::store::PoolConfig;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};

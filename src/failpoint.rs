@@ -3,7 +3,11 @@
 //! With the cargo feature `failpoints`, `WHARF_FAILPOINT=NAME[@N]=ACTION` strikes when the point
 //! called NAME (`*`: any) is reached for the N-th time (1 if not given). ACTION is `kill` (SIGKILL to itself),
 //! `stop` (SIGSTOP to itself: the test images the pool, then kills) or `panic`.
-//! `WHARF_FAILPOINT_LOG=FILE` appends the name of every point that is reached. Without the feature a point is nothing at all.
+//! `WHARF_FAILPOINT_LOG=FILE` appends the name of every point that is reached. Without the feature a
+//! point is nothing at all.
+//!
+//! `WHARF_BREAK_DURABILITY=N` leaves out the process's N-th sync (`all`: every one), by which tests show
+//! that they would notice.
 
 /// Marks a point between two side effects. The name is `operation.what-has-just-happened`.
 #[macro_export]
@@ -15,7 +19,7 @@ macro_rules! failpoint {
 }
 
 #[cfg(feature = "failpoints")]
-pub use enabled::reached;
+pub use enabled::{reached, sync_is_left_out};
 
 #[cfg(feature = "failpoints")]
 mod enabled {
@@ -54,12 +58,23 @@ mod enabled {
         OpenOptions::new().create(true).append(true).open(path).ok()
     });
 
+    static BROKEN: LazyLock<Option<String>> = LazyLock::new(|| env::var("WHARF_BREAK_DURABILITY").ok());
+    static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+    /// Asked before each sync.
+    pub fn sync_is_left_out() -> bool {
+        let number = SYNCS.fetch_add(1, Ordering::SeqCst) + 1;
+        BROKEN.as_ref().is_some_and(|broken| broken == "all" || *broken == number.to_string())
+    }
+
     /// Called by [`failpoint!`](crate::failpoint!).
     pub fn reached(name: &'static str) {
         if let Some(mut log) = LOG.as_ref() {
             let _ = writeln!(log, "{name}");
         }
-        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else { return };
+        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else {
+            return;
+        };
         if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 != armed.hit {
             return;
         }

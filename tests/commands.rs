@@ -115,6 +115,16 @@ fn help_tells_what_each_command_is_for() {
 }
 
 #[test]
+fn a_reader_that_has_gone_stops_nothing() {
+    for arguments in [&["check"][..], &["check", "--output", "json"]] {
+        let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+    }
+}
+
+#[test]
 fn the_same_pool_twice_is_refused_everywhere() {
     for name in ["check", "volumes", "gc"] {
         let refused = wharf(&[name, "--pool", "a=/tmp/x", "--pool", "b=/tmp/x/y"]);

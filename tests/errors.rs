@@ -72,7 +72,10 @@ fn every_row_is_answered_as_it_says() {
             Ok(answer) => judge(row, answer).err(),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
-                Some(text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default())
+                Some(
+                    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+                        .unwrap_or_default(),
+                )
             }
         };
         ran += 1;

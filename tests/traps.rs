@@ -16,8 +16,12 @@
 mod block;
 #[path = "traps/busy.rs"]
 mod busy;
+#[path = "traps/health.rs"]
+mod health;
 #[path = "traps/host.rs"]
 mod host;
+#[path = "traps/hostile.rs"]
+mod hostile;
 #[path = "traps/mounts.rs"]
 mod mounts;
 #[path = "traps/one_loop.rs"]
@@ -26,4 +30,8 @@ mod one_loop;
 mod reboot;
 #[path = "traps/scene.rs"]
 mod scene;
+#[path = "traps/space.rs"]
+mod space;
+#[path = "traps/stats.rs"]
+mod stats;
 mod support;

@@ -6,16 +6,12 @@ use crate::{
     os::{
         file::{self, Inode},
         loopdev::{self, Attach, Held},
-        mountinfo::Mount,
+        mountinfo::{self, Mount},
     },
     store::{IMAGE, Kind, Pool},
     volume::{Key, Layout, VolumeRecord},
 };
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, thread, time::Duration};
 
 /// Attaches an image, or finds the loop that has it. A short-lived reader (a look at the superblock, at
 /// its extents) is waited for.
@@ -109,7 +105,12 @@ impl Located<'_> {
     /// Compares what is at `path` (a mountpoint) with this volume, by device and inode.
     pub fn compare(&self, path: &Path) -> Result<Found> {
         let doing = || format!("looking at {}", path.display());
-        let Some(stat) = file::stat(path).doing(doing)? else { return Ok(Found::Other) };
+        let stat = match file::stat(path) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(Found::Other),
+            Err(e) if e.is_filesystem_down() => return self.compare_mount(path),
+            Err(e) => return Err(e).doing(doing),
+        };
         if self.record.shape.layout == Layout::Directory {
             let data = self.pool.data(Kind::Volume, self.record.key);
             let root = file::stat(&data).doing(doing)?;
@@ -123,11 +124,17 @@ impl Located<'_> {
         if stat.is_block {
             return compare_device(stat.rdev, image);
         }
-        let Some(number) = loopdev::number_of(stat.inode.device) else { return Ok(Found::Other) };
-        Ok(match status(number)? {
-            Some(status) if Some(status.backing) == image => Found::Root(Some(number)),
-            _ => Found::Other,
-        })
+        compare_filesystem(stat.inode.device, image)
+    }
+
+    /// By the mount alone, where the filesystem has shut down.
+    fn compare_mount(&self, path: &Path) -> Result<Found> {
+        match mountinfo::at(path).doing(|| format!("looking at {}", path.display()))? {
+            Some(mount) if mount.root == Path::new("/") => {
+                compare_filesystem(mount.device, self.image_inode()?)
+            }
+            _ => Ok(Found::Other),
+        }
     }
 
     /// The image's identity; `None` when it is missing.
@@ -136,6 +143,14 @@ impl Located<'_> {
         let stat = file::stat(&image).doing(|| format!("looking at {}", image.display()))?;
         Ok(stat.map(|stat| stat.inode))
     }
+}
+
+fn compare_filesystem(device: u64, image: Option<Inode>) -> Result<Found> {
+    let Some(number) = loopdev::number_of(device) else { return Ok(Found::Other) };
+    Ok(match status(number)? {
+        Some(status) if Some(status.backing) == image => Found::Root(Some(number)),
+        _ => Found::Other,
+    })
 }
 
 fn compare_device(rdev: u64, image: Option<Inode>) -> Result<Found> {
@@ -162,7 +177,7 @@ pub fn status(number: u32) -> Result<Option<loopdev::Status>> {
 
 /// The volume that a mount belongs to, by the path of what backs it. A hint that is good enough to
 /// unmount by (also when the volume's files are gone), never to bind by.
-pub fn key_of(mount: &Mount, homes: &[PathBuf]) -> Result<Option<Key>> {
+pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
     let doing = || format!("looking at {}", mount.point.display());
     if let Some(key) = directory::key_of_root(&mount.root) {
         return Ok(Some(key));
@@ -177,25 +192,48 @@ pub fn key_of(mount: &Mount, homes: &[PathBuf]) -> Result<Option<Key>> {
     let Some(number) = number else { return Ok(None) };
     let mut backing = loopdev::backing_path(number).doing(doing)?;
     // A stacked loop: look at the one below.
-    if let Some(base) = backing.as_ref().and_then(|backing| loop_number(&backing.path)) {
+    if let Some(base) = status(number)?.and_then(|status| loopdev::number_of(status.backing_rdev)) {
         backing = loopdev::backing_path(base).doing(doing)?;
     }
-    Ok(backing.and_then(|backing| key_of_image(&backing.path, homes)))
+    Ok(backing.and_then(|backing| key_of_image(&backing.path)))
 }
 
-fn loop_number(path: &Path) -> Option<u32> {
-    path.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
+/// Whether a loop shows an image that is called as this volume's.
+pub fn is_named_by_a_loop(key: Key) -> Result<bool> {
+    let doing = || format!("looking for loop devices of volume {key}");
+    for (number, _) in loopdev::all().doing(doing)? {
+        let backing = loopdev::backing_path(number).doing(doing)?;
+        if backing.is_some_and(|backing| key_of_image(&backing.path) == Some(key)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// `<home>/volumes/<key>/data/disk.img`
-fn key_of_image(path: &Path, homes: &[PathBuf]) -> Option<Key> {
+/// Loops without AUTOCLEAR that show the deleted image of a volume: nothing but Unstage ends them.
+pub fn orphans_of(key: Key) -> Result<Vec<u32>> {
+    let doing = || format!("looking for loop devices of volume {key}");
+    let mut orphans = Vec::new();
+    for (number, status) in loopdev::all().doing(doing)? {
+        if status.autoclear {
+            continue;
+        }
+        let backing = loopdev::backing_path(number).doing(doing)?;
+        if backing.is_some_and(|backing| backing.deleted && key_of_image(&backing.path) == Some(key)) {
+            orphans.push(number);
+        }
+    }
+    Ok(orphans)
+}
+
+/// `…/volumes/<key>/data/disk.img`. What comes before is the path in the mount namespace that attached
+/// it, which may have ended: a container that was restarted. A removed volume's image is in trash.
+fn key_of_image(path: &Path) -> Option<Key> {
     if path.file_name()? != IMAGE {
         return None;
     }
     let object = path.parent()?.parent()?;
-    // A removed volume's image has moved to trash.
-    let of_pool = homes.iter().any(|home| {
-        object.parent() == Some(&home.join("volumes")) || object.parent() == Some(&home.join("trash"))
-    });
+    let kind = object.parent()?.file_name()?;
+    let of_pool = kind == "volumes" || kind == "trash";
     of_pool.then(|| Key::parse(object.file_name()?.to_str()?.split('.').next()?)).flatten()
 }

@@ -20,7 +20,7 @@ use std::{fs::File, path::Path, time::Duration};
 use uuid::Uuid;
 
 /// A filesystem may leave the tail of its device unused: mke2fs and growfs drop a last group that is
-/// too small to be worth its own metadata.
+/// too small to be worth its own metadata. Where a twentieth is less, there is only one group.
 const TAIL: u64 = 4 << 20;
 
 /// Makes a new image. The only caller of mkfs (design invariant 1): on a file that this call created.
@@ -120,7 +120,7 @@ pub fn grow(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Resu
 /// Whether the filesystem inside already has the record's size. Something else inside is damage.
 fn fills(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Result<bool> {
     let size = check_content(image, filesystem, record)?;
-    Ok(size.saturating_add(TAIL) >= record.size_bytes)
+    Ok(size.saturating_add(TAIL.min(record.size_bytes / 20)) >= record.size_bytes)
 }
 
 /// Fails unless the image holds the record's filesystem; gives that filesystem's size.
@@ -163,6 +163,7 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
     let detached = mount::mount_detached(&held.path(), name(filesystem), options).doing(doing)?;
     failpoint!("image.mounted-detached");
     let result = work(&detached.root);
+    failpoint!("image.worked-detached");
     drop(detached);
     drop(held);
     failpoint!("image.unmounted-detached");

@@ -15,8 +15,8 @@ use crate::{
 use serde::Serialize;
 use std::{path::Path, time::Duration};
 
-/// statx(2) tells mount roots since 5.8 and their ids since 5.8, mount_setattr(2) exists since 5.12.
-const OLDEST_KERNEL: (u32, u32) = (5, 12);
+/// mount_setattr(2) exists since 5.12; what is inside images is pinned to what 5.15 mounts (docs/formats.md).
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
 
 /// How long the end of the scratch loop is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -88,9 +88,12 @@ fn show(report: &Report) {
         .map(|item| item.item.as_str())
         .collect();
     if report.ready {
-        println!("\nthis host can serve local volumes");
+        print::line("\nthis host can serve local volumes");
     } else {
-        println!("\nthis host cannot serve local volumes; missing: {}", print::plain(&lacking.join(", ")));
+        print::line(format_args!(
+            "\nthis host cannot serve local volumes; missing: {}",
+            print::plain(&lacking.join(", "))
+        ));
     }
 }
 
@@ -243,6 +246,24 @@ fn filesystems() -> Vec<Item> {
             "btrfs in the kernel",
             State::Missing,
             knows("btrfs", "pools may be it", "no pool can be btrfs, which limits and snapshots directories"),
+        ),
+        optional(
+            "NFS 4 client",
+            State::Limited,
+            knows(
+                "nfs4",
+                "the kernel can mount NFS 4",
+                "the kernel cannot mount NFS 4: local volumes do not need it",
+            ),
+        ),
+        optional(
+            "NFS 3 client",
+            State::Limited,
+            knows(
+                "nfs",
+                "the kernel can mount NFS 3",
+                "the kernel cannot mount NFS 3: local volumes do not need it",
+            ),
         ),
     ]
 }

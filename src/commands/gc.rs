@@ -139,7 +139,7 @@ impl Progress {
     }
 
     fn files(&self, files: u64) {
-        if files % 1000 == 0 {
+        if files.is_multiple_of(1000) {
             self.bar.tick();
         }
     }
@@ -149,8 +149,8 @@ impl Progress {
         if self.lines {
             let place = print::plain(&row.place);
             match &row.reason {
-                None => println!("removed {place}"),
-                Some(reason) => println!("{place} stays: {}", print::plain(reason)),
+                None => print::line(format_args!("removed {place}")),
+                Some(reason) => print::line(format_args!("{place} stays: {}", print::plain(reason))),
             }
         }
     }
@@ -158,7 +158,7 @@ impl Progress {
 
 fn show(report: &Report, apply: bool) {
     if report.leftovers.is_empty() {
-        println!("nothing is left over");
+        print::line("nothing is left over");
         return;
     }
     let columns = [
@@ -181,16 +181,18 @@ fn show(report: &Report, apply: bool) {
     });
     print::table(&columns, rows.collect());
     let kept = report.leftovers.len() - report.removed - report.removable;
-    println!();
+    print::line("");
     match (apply, report.removable) {
-        (false, 0) => println!("nothing of this may be removed; {kept} to stay"),
-        (false, removable) => println!("{removable} can be removed with --apply; {kept} to stay"),
-        (true, 0) => println!("{} removed; {kept} to stay", report.removed),
+        (false, 0) => print::line(format_args!("nothing of this may be removed; {kept} to stay")),
+        (false, removable) => {
+            print::line(format_args!("{removable} can be removed with --apply; {kept} to stay"))
+        }
+        (true, 0) => print::line(format_args!("{} removed; {kept} to stay", report.removed)),
         (true, failed) => {
-            println!(
+            print::line(format_args!(
                 "{} removed; {failed} could not be removed, run it again later; {kept} to stay",
                 report.removed
-            );
+            ));
         }
     }
 }

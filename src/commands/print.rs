@@ -4,7 +4,11 @@ use crate::os::host;
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// A terminal narrower than this gets lines that it breaks itself: words torn to pieces help nobody.
 const NARROWEST: u16 = 100;
@@ -25,15 +29,20 @@ pub fn table(columns: &[Column], rows: Vec<Vec<String>>) {
     if let Some(width) = host::terminal_columns().filter(|width| *width >= NARROWEST) {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
-    for line in table.lines() {
-        println!("{}", line.trim_end());
+    for row in table.lines() {
+        line(row.trim_end());
     }
+}
+
+/// Prints a line. That its reader has gone (`| head`) is no reason to leave work half done.
+pub fn line(text: impl Display) {
+    let _nobody_reads = writeln!(io::stdout(), "{text}");
 }
 
 /// A value as JSON that is harmless on a terminal, too.
 pub fn json(value: &impl Serialize) -> Result<(), String> {
     let text = serde_json::to_string_pretty(value).map_err(|error| format!("cannot write JSON: {error}"))?;
-    println!("{}", harmless_json(&text));
+    line(harmless_json(&text));
     Ok(())
 }
 

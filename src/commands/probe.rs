@@ -22,12 +22,14 @@ pub fn run(arguments: &ProbeArgs) -> Outcome {
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     runtime.block_on(async {
         let late = || format!("the driver on {endpoint} did not answer within {} s", arguments.timeout);
-        time::timeout(limit, ask(&endpoint)).await.map_err(|_| late())?
+        // The limit of a single call comes later: its message says less.
+        let longer = limit + Duration::from_secs(1);
+        time::timeout(limit, ask(&endpoint, longer)).await.map_err(|_| late())?
     })
 }
 
-async fn ask(endpoint: &Endpoint) -> Outcome {
-    let mut client = Client::connect(endpoint.path()).await.map_err(|error| {
+async fn ask(endpoint: &Endpoint, limit: Duration) -> Outcome {
+    let mut client = Client::connect(endpoint.path(), limit).await.map_err(|error| {
         format!("nobody answers on {endpoint} ({}): start the driver, or correct --endpoint", chain(&error))
     })?;
     let answer = client.identity.probe(ProbeRequest {}).await;

@@ -134,7 +134,7 @@ fn volume(pool: &Pool, key: Key, attachments: &Attachments) -> Option<Row> {
         Ok((_, ailments)) => ailments,
         Err(error) => return Some(damaged(pool, key, error.chain())),
     };
-    let promised = pool.ledger().of(key);
+    let promised = pool.ledger().of(key).bytes;
     let (loop_device, mounts) = attachments.of(pool, &record);
     let worst = ailments.iter().map(|ailment| ailment.severity).max();
     Some(Row {
@@ -221,7 +221,7 @@ fn damaged(pool: &Pool, key: Key, reason: String) -> Row {
         limit: None,
         size: None,
         owned: None,
-        promised: pool.ledger().of(key),
+        promised: pool.ledger().of(key).bytes,
         loop_device: None,
         mounts: Vec::new(),
         health: service::Severity::Inaccessible.as_str(),
@@ -292,16 +292,16 @@ fn show(report: &Report) {
     let rows: Vec<_> = volumes.chain(snapshots).collect();
     if !rows.is_empty() {
         print::table(&columns, rows);
-        println!();
+        print::line("");
     }
     for row in report.volumes.iter().chain(&report.snapshots) {
         for ailment in &row.ailments {
-            println!("{} {}: {}", row.uuid, row.health, print::plain(ailment));
+            print::line(format_args!("{} {}: {}", row.uuid, row.health, print::plain(ailment)));
         }
     }
     for pool in &report.pools {
         let Some(figures) = &pool.figures else { continue };
-        println!(
+        print::line(format_args!(
             "pool {}: {}, {}; {} of {} are free, {} of it promised, {} left for new volumes{}",
             pool.name,
             print::count(figures.volumes, "volume"),
@@ -314,7 +314,7 @@ fn show(report: &Report) {
                 0 => String::new(),
                 trash => format!("; {trash} in trash"),
             }
-        );
+        ));
     }
 }
 

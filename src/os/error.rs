@@ -92,6 +92,14 @@ impl Error {
         matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
+    /// The filesystem there has shut down after an error, or its device is gone: every look at it fails.
+    pub fn is_filesystem_down(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(libc::EIO | libc::ESTALE | libc::EUCLEAN | libc::ENOTCONN | libc::ESHUTDOWN | libc::ENXIO)
+        )
+    }
+
     /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
     pub fn is_in_the_way(&self) -> bool {
         self.errno() == Some(libc::EAGAIN)

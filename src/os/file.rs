@@ -79,7 +79,7 @@ impl From<rustix::fs::Stat> for Stat {
             gid: stat.st_gid,
             changed: UNIX_EPOCH
                 + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or_default())
-                + Duration::from_nanos(u64::try_from(stat.st_ctime_nsec).unwrap_or_default()),
+                + Duration::from_nanos(stat.st_ctime_nsec),
             is_symlink: kind == FileType::Symlink,
         }
     }
@@ -164,7 +164,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file =
         rustix::fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR).map(File::from).at(op, path)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).at(op, path);
+    let written = file.write_all(bytes).and_then(|()| settle(&file)).at(op, path);
     crate::failpoint!("file.replacement-written");
     let renamed = written.and_then(|()| rustix::fs::rename(&temporary, path).at(op, path));
     if renamed.is_err() {
@@ -172,7 +172,16 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     renamed?;
     crate::failpoint!("file.replaced");
-    sync(directory)
+    settle(&open(directory, OFlags::RDONLY, "sync")?).at("sync", directory)
+}
+
+/// fsync(2).
+fn settle(file: &File) -> io::Result<()> {
+    #[cfg(feature = "failpoints")]
+    if crate::failpoint::sync_is_left_out() {
+        return Ok(());
+    }
+    file.sync_all()
 }
 
 /// rename(2) with RENAME_NOREPLACE. An NFS client has no such flag and answers EINVAL.
@@ -221,6 +230,7 @@ pub fn set_owner(file: &File, uid: Option<u32>, gid: Option<u32>, mode: Option<u
     if uid.is_some() || gid.is_some() {
         std::os::unix::fs::fchown(file, uid, gid).map_err(on("change the owner of", file))?;
     }
+    crate::failpoint!("file.owner-changed");
     // After the owner: chown(2) takes set-id bits away.
     if let Some(mode) = mode {
         let mode = Mode::from_raw_mode(RawMode::from(mode));

@@ -318,7 +318,7 @@ mod tests {
             let path = pool.path().join("thick");
             let from = create_new(&path).unwrap();
             allocate(&from, 64 * MIB).unwrap();
-            from.write_all_at(&vec![1; MIB as usize], 8 * MIB).unwrap();
+            from.write_all_at(&vec![1; 1 << 20], 8 * MIB).unwrap();
             from.sync_all().unwrap();
             let before = fs::read(&path).unwrap();
             let to = create_new(&pool.path().join("copy")).unwrap();

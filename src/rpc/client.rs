@@ -26,27 +26,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a driver's socket; calls may take for ever.
-    pub async fn connect(socket: &Path) -> Result<Self, tonic::transport::Error> {
-        Ok(Self::on(endpoint(socket)?.connect().await?))
-    }
-
     /// Connects to a driver's socket. Each call, and connecting, may take as long as `limit`.
-    pub async fn connect_within(socket: &Path, limit: Duration) -> Result<Self, tonic::transport::Error> {
-        Ok(Self::on(endpoint(socket)?.connect_timeout(limit).timeout(limit).connect().await?))
-    }
-
-    fn on(channel: Channel) -> Self {
-        Self {
+    pub async fn connect(socket: &Path, limit: Duration) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::try_from(format!("unix://{}", socket.display()))?;
+        let channel = endpoint.connect_timeout(limit).timeout(limit).connect().await?;
+        Ok(Self {
             identity: IdentityClient::new(channel.clone()),
             controller: ControllerClient::new(channel.clone()),
             node: NodeClient::new(channel),
-        }
+        })
     }
-}
-
-fn endpoint(socket: &Path) -> Result<Endpoint, tonic::transport::Error> {
-    Endpoint::try_from(format!("unix://{}", socket.display()))
 }
 
 /// A call that was not answered with OK.
@@ -93,7 +82,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use super::*;
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
         NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
     },
     volume::{
-        Access, AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
+        AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
         topology::Requirement,
     },
 };
@@ -56,10 +56,6 @@ fn capability(capability: csi::VolumeCapability) -> Result<Capability> {
         Type::Mount(mount) => AccessType::Mount { fs_type: mount.fs_type, flags: mount.mount_flags },
     };
     Ok(Capability { mode, access })
-}
-
-fn optional_access(given: Option<csi::VolumeCapability>) -> Result<Option<Access>> {
-    Ok(given.map(capability).transpose()?.map(|capability| capability.access()))
 }
 
 fn capabilities(all: Vec<csi::VolumeCapability>) -> Result<Vec<Capability>> {
@@ -198,8 +194,8 @@ impl TryFrom<csi::ControllerExpandVolumeRequest> for ExpandVolume {
         if request.capacity_range.is_none() {
             return Err(missing("capacity_range"));
         }
-        let access = optional_access(request.volume_capability)?;
-        Ok(Self { id, range: range(request.capacity_range)?, access })
+        let capability = request.volume_capability.map(capability).transpose()?;
+        Ok(Self { id, range: range(request.capacity_range)?, capability })
     }
 }
 
@@ -314,7 +310,7 @@ impl TryFrom<csi::NodeExpandVolumeRequest> for ExpandNode {
             id: required("volume_id", request.volume_id)?,
             path: TargetPath::new("volume_path", request.volume_path)?,
             range: range(request.capacity_range)?,
-            access: optional_access(request.volume_capability)?,
+            capability: request.volume_capability.map(capability).transpose()?,
         })
     }
 }

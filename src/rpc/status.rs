@@ -3,7 +3,7 @@
 //! To every CO a code is final unless it is ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED: it
 //! then forgets the attempt. So a final code is only given when nothing of the attempt is left.
 
-use crate::error::Error;
+use crate::{error::Error, os};
 use std::any::Any;
 use tonic::{Code, Status, codegen::http};
 
@@ -21,6 +21,8 @@ pub fn code(error: &Error) -> Code {
         // CSI names no code for a full disk outside CreateVolume and CreateSnapshot; this is the one that is retried.
         Error::Os { source, .. } if source.is_no_space() => Code::ResourceExhausted,
         Error::Os { source, .. } if source.is_in_the_way() => Code::Aborted,
+        // The driver is ending; the same request after its restart starts anew.
+        Error::Os { source: os::Error::Cancelled(_), .. } => Code::Unavailable,
         Error::Damaged(_) | Error::Os { .. } | Error::Internal(_) => Code::Internal,
     }
 }
@@ -60,7 +62,6 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os;
 
     fn os_error(number: i32) -> Error {
         let source = os::Error::Path {

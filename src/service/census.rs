@@ -43,7 +43,7 @@ impl Service {
             let space = pool.space().ok();
             census.pools.push(PoolCensus {
                 name: name.to_owned(),
-                up: space.is_some_and(|space| !space.read_only),
+                up: space.is_some() && pool.is_read_only().is_ok_and(|read_only| !read_only),
                 total: space.map_or(0, |space| space.total),
                 available: space.map_or(0, |space| space.available),
                 promised: pool.ledger().promised(),

@@ -1,6 +1,6 @@
 //! Growth: the file or the limit in ControllerExpandVolume, the filesystem in NodeExpandVolume.
 
-use super::{Service, TargetPath};
+use super::{Service, TargetPath, stage};
 use crate::{
     backend::{
         attachment::{self, Found, Located},
@@ -10,19 +10,18 @@ use crate::{
     failpoint,
     os::{file, format, lock::Mode, loopdev},
     store::{Kind, Pool},
-    volume::{Access, CapacityRange, Layout, VolumeId, VolumeRecord, size},
+    volume::{Access, Capability, CapacityRange, Layout, VolumeId, VolumeRecord, size},
 };
 use std::sync::Arc;
 
-/// A ControllerExpandVolume request.
-#[derive(Clone, Debug)]
+/// A ControllerExpandVolume request. It has no `Debug`: the capability holds mount flags.
 pub struct ExpandVolume {
     /// As the CO sent it.
     pub id: String,
     /// The new size.
     pub range: CapacityRange,
     /// What the CO takes the volume for.
-    pub access: Option<Access>,
+    pub capability: Option<Capability>,
 }
 
 /// Its answer.
@@ -34,8 +33,7 @@ pub struct Expanded {
     pub node_expansion_required: bool,
 }
 
-/// A NodeExpandVolume request.
-#[derive(Clone, Debug)]
+/// A NodeExpandVolume request. It has no `Debug`: the capability holds mount flags.
 pub struct ExpandNode {
     /// As the CO sent it.
     pub id: String,
@@ -44,7 +42,7 @@ pub struct ExpandNode {
     /// What the CO wants.
     pub range: CapacityRange,
     /// What the CO takes the volume for.
-    pub access: Option<Access>,
+    pub capability: Option<Capability>,
 }
 
 impl Service {
@@ -54,7 +52,7 @@ impl Service {
         let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let (pool, record) = self.store.volume(key)?.ok_or_else(unknown)?;
-        check_access(&record, request.access)?;
+        check_capability(&record, request.capability.as_ref())?;
         let target = size::round_up(request.range.required);
         if request.range.limit.is_some_and(|limit| target.max(record.size_bytes) > limit) {
             return Err(Error::OutOfRange(format!(
@@ -87,7 +85,10 @@ impl Service {
     ) -> Result<VolumeRecord> {
         pool.verify()?;
         let purpose = format!("growing volume {} to {target} bytes", record.key);
-        let more = target - record.size_bytes;
+        // An attempt that was interrupted before its record may already own a part.
+        let path = pool.image(Kind::Volume, record.key);
+        let owned = file::stat(&path).doing(|| purpose.clone())?.map_or(0, |stat| stat.allocated);
+        let more = (target - record.size_bytes).saturating_sub(owned.saturating_sub(record.size_bytes));
         // RESOURCE_EXHAUSTED would be retried for ever at the old size, and the user could not shrink the wish.
         let _room = pool.reserve(more, &purpose).map_err(|error| match error {
             Error::NoSpace(message) => Error::OutOfRange(message),
@@ -96,7 +97,14 @@ impl Service {
         let grown = VolumeRecord { size_bytes: target, required_bytes: required, ..record };
         match grown.shape.layout {
             Layout::Image => grow_image(pool, &grown)?,
-            Layout::Directory => directory::limit(&pool.data(Kind::Volume, grown.key), &grown)?,
+            Layout::Directory => {
+                let data = pool.data(Kind::Volume, grown.key);
+                directory::limit(&data, &grown)?;
+                // What makes the record durable does not reach a limit.
+                pool.durability()
+                    .settle(&[&data])
+                    .doing(|| format!("making the limit of volume {} durable", grown.key))?;
+            }
         }
         failpoint!("expand.grown");
         pool.rewrite(&grown)?;
@@ -110,9 +118,11 @@ impl Service {
 
     /// Grows the filesystem of a staged or published volume to its recorded size.
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
-        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
+        let (_, record, _) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
-        check_access(&record, request.access)?;
+        // It may have been unmounted meanwhile, and what is grown is what is mounted there.
+        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
+        check_capability(&record, request.capability.as_ref())?;
         if request.range.required > record.size_bytes {
             return Err(Error::OutOfRange(format!(
                 "volume {} has {} bytes: ControllerExpandVolume comes first",
@@ -160,16 +170,13 @@ impl Service {
     }
 }
 
-/// CSI: a capability that is not the volume's is INVALID_ARGUMENT.
-fn check_access(record: &VolumeRecord, asked: Option<Access>) -> Result<()> {
-    match asked {
-        Some(access) if access != record.shape.access => Err(Error::Invalid(format!(
-            "volume {} is {}, but volume_capability says {access}",
-            record.id(),
-            record.shape.access
-        ))),
-        _ => Ok(()),
-    }
+/// CSI: here a capability that the volume does not have is INVALID_ARGUMENT.
+fn check_capability(record: &VolumeRecord, asked: Option<&Capability>) -> Result<()> {
+    let Some(capability) = asked else { return Ok(()) };
+    stage::check_capability(capability, record).map_err(|error| match error {
+        Error::Refused(message) => Error::Invalid(message),
+        other => other,
+    })
 }
 
 /// Remembers a smaller or equal wish, by which a snapshot's size is told.
@@ -202,14 +209,27 @@ fn take_over_size(pool: &Pool, record: &VolumeRecord) -> Result<()> {
         return Ok(());
     }
     let loops = attachment::loops_of(&pool.image(Kind::Volume, record.key))?;
-    loops.into_iter().try_for_each(|number| take_over(number, record))
+    for number in loops {
+        take_over(number, record)?;
+        failpoint!("expand.device-grown");
+    }
+    Ok(())
 }
 
 fn take_over(number: u32, record: &VolumeRecord) -> Result<()> {
     let doing = || format!("resizing loop device {number} of volume {}", record.key);
     let gone = || Error::Refused(format!("loop device {number} of volume {} has vanished", record.key));
     let held = loopdev::open(number).doing(doing)?.ok_or_else(gone)?;
-    loopdev::set_capacity(&held, record.size_bytes).doing(doing)
+    loopdev::set_capacity(&held, record.size_bytes).doing(doing)?;
+    // A read-only loop on top of a raw block volume's has a size of its own.
+    if record.shape.access == Access::Block {
+        for stacked in loopdev::stacked_on(number).doing(doing)? {
+            if let Some(held) = loopdev::open(stacked).doing(doing)? {
+                loopdev::set_capacity(&held, record.size_bytes).doing(doing)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Service {

@@ -3,7 +3,7 @@
 use super::{
     Service, TargetPath,
     list::{Page, parse_token, token_after},
-    target::{is_mounted, mounted_place},
+    target::mounted_place,
 };
 use crate::{
     backend::{
@@ -11,7 +11,7 @@ use crate::{
         image,
     },
     error::{Doing, Error, Result},
-    os::{btrfs, file, loopdev, mountinfo, space},
+    os::{btrfs, file, loopdev, mountinfo},
     store::{Kind, Pool},
     volume::{Key, Layout, LimitMode, NodeName, VolumeId, VolumeRecord},
 };
@@ -137,7 +137,10 @@ impl Service {
             let located = Located { pool: &pool, record: &record };
             for path in [&request.staged, &request.published].into_iter().flatten() {
                 if let Some(place) = path.absolute() {
-                    in_use(located, place, &mut ailments)?;
+                    ailments.extend(confirmed(|| {
+                        let mut found = Vec::new();
+                        in_use(located, place, &mut found).map(|()| found)
+                    })?);
                 }
             }
         }
@@ -178,7 +181,7 @@ fn pool_health(pool: &Pool) -> Result<(), (bool, &'static str, String)> {
     pool.verify().map_err(|error| (true, "PoolUnavailable", error.chain()))?;
     let space = pool.space().map_err(|error| (true, "PoolUnavailable", error.chain()))?;
     let name = pool.name();
-    if space.read_only {
+    if pool.is_read_only().map_err(|error| (true, "PoolUnavailable", error.chain()))? {
         return Err((
             true,
             "PoolReadOnly",
@@ -211,20 +214,46 @@ pub enum Look {
     Thorough,
 }
 
+/// What two looks in a row agree on: during one the volume may be deleted, made anew or unmounted.
+fn confirmed(look: impl Fn() -> Result<Vec<Ailment>>) -> Result<Vec<Ailment>> {
+    let first = look();
+    if first.as_ref().is_ok_and(Vec::is_empty) {
+        return first;
+    }
+    let second = look()?;
+    Ok(match first {
+        Ok(first) => {
+            second.into_iter().filter(|it| first.iter().any(|same| same.reason == it.reason)).collect()
+        }
+        Err(_) => second,
+    })
+}
+
 /// What a look at the files tells. `node` stands in where the record cannot be read.
 pub fn at_rest(pool: &Pool, key: Key, node: &NodeName, look: Look) -> Result<(NodeName, Vec<Ailment>)> {
-    let record = match pool.volume(key) {
-        Ok(Some(record)) => record,
-        Ok(None) => return Ok((node.clone(), Vec::new())),
-        Err(Error::Damaged(message)) => return Ok((node.clone(), vec![damaged(message)])),
-        Err(error) => return Err(error),
-    };
+    let ailments = confirmed(|| match pool.volume(key) {
+        Ok(Some(record)) => record_at_rest(pool, &record, look),
+        Ok(None) => Ok(Vec::new()),
+        Err(Error::Damaged(message)) => Ok(vec![damaged(message)]),
+        // One volume that cannot be looked at must not hide the others.
+        Err(error) => Ok(vec![unreadable(&error)]),
+    })?;
+    let node = pool.volume(key).ok().flatten().map_or_else(|| node.clone(), |record| record.node);
+    Ok((node, ailments))
+}
+
+fn record_at_rest(pool: &Pool, record: &VolumeRecord, look: Look) -> Result<Vec<Ailment>> {
     let mut ailments = Vec::new();
-    match record.shape.layout {
-        Layout::Image => image_at_rest(pool, &record, look, &mut ailments)?,
-        Layout::Directory => directory_at_rest(pool, &record, look, &mut ailments)?,
-    }
-    Ok((record.node, ailments))
+    let looked = match record.shape.layout {
+        Layout::Image => image_at_rest(pool, record, look, &mut ailments),
+        Layout::Directory => directory_at_rest(pool, record, look, &mut ailments),
+    };
+    ailments.extend(looked.err().map(|error| unreadable(&error)));
+    Ok(ailments)
+}
+
+fn unreadable(error: &Error) -> Ailment {
+    Ailment { severity: Severity::Inaccessible, reason: "Unreadable", message: error.chain() }
 }
 
 fn damaged(message: String) -> Ailment {
@@ -246,10 +275,17 @@ fn image_at_rest(pool: &Pool, record: &VolumeRecord, look: Look, ailments: &mut 
             message: format!("{} has {} of {} bytes", path.display(), stat.size, record.size_bytes),
         }),
         Some(_) => {
-            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough)
-                && let Err(Error::Damaged(message)) = image::check_content(&path, filesystem, record)
-            {
-                ailments.push(Ailment { severity: Severity::DataLoss, reason: "ForeignContent", message });
+            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough) {
+                match image::check_content(&path, filesystem, record) {
+                    Err(Error::Damaged(message)) => {
+                        ailments.push(Ailment {
+                            severity: Severity::DataLoss,
+                            reason: "ForeignContent",
+                            message,
+                        });
+                    }
+                    looked => drop(looked?),
+                }
             }
         }
     }
@@ -326,7 +362,10 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
     };
     match located.compare(&place)? {
         Found::Root(number) => {
-            if is_read_only_by_error(&place)? {
+            if let Err(error) = file::stat(&place) {
+                let message = format!("the filesystem at {} has shut down: {error}", place.display());
+                found(Severity::Inaccessible, "FilesystemDown", message);
+            } else if is_read_only_by_error(&place)? {
                 let message = format!("the filesystem at {} went read-only after an error", place.display());
                 found(Severity::Inaccessible, "FilesystemReadOnly", message);
             }
@@ -357,17 +396,14 @@ fn in_use(located: Located<'_>, place: &Path, ailments: &mut Vec<Ailment>) -> Re
 /// The superblock is read-only though the mount was asked to be writable.
 fn is_read_only_by_error(place: &Path) -> Result<bool> {
     let doing = || format!("looking at {}", place.display());
-    if !is_mounted(place)? {
-        return Ok(false);
-    }
-    let asked = mountinfo::at(place).doing(doing)?.is_some_and(|mount| mount.has("ro"));
-    Ok(!asked && space::of(place).doing(doing)?.read_only)
+    let mount = mountinfo::at(place).doing(doing)?;
+    Ok(mount.is_some_and(|mount| mount.is_read_only() && !mount.has("ro")))
 }
 
 /// Such an image has no inode below the pool any more that the loop could be compared with.
 fn image_is_deleted(place: &Path) -> Result<bool> {
     let doing = || format!("looking at {}", place.display());
-    let Some(stat) = file::stat(place).doing(doing)? else { return Ok(false) };
+    let Ok(Some(stat)) = file::stat(place) else { return Ok(false) };
     let device = if stat.is_block { stat.rdev } else { stat.inode.device };
     let Some(number) = loopdev::number_of(device) else { return Ok(false) };
     Ok(loopdev::backing_path(number).doing(doing)?.is_some_and(|backing| backing.deleted))

@@ -54,6 +54,12 @@ pub struct Service {
     stopping: AtomicBool,
 }
 
+/// The key in an id; an id that does not parse names no volume.
+fn known_key(id: &str) -> Result<Key> {
+    let unknown = || Error::NotFound(format!("volume {id:?} does not exist"));
+    VolumeId::parse(id).map(|id| id.key).ok_or_else(unknown)
+}
+
 impl Service {
     /// Opens the pools.
     pub fn new(pools: &[PoolConfig], node_id: &str, max_volumes: i64) -> Result<Self> {

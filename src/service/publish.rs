@@ -1,13 +1,13 @@
 //! NodePublishVolume and NodeUnpublishVolume: binds of what is staged.
 
 use super::{
-    Service, TargetPath,
+    Service, TargetPath, known_key,
     stage::{self, DEVICE, check_attributes, device_is_bound},
     target::{ensure_dir, ensure_file, is_mounted, remove_place, staged_device},
 };
 use crate::{
     backend::{
-        attachment::{self, Found, Located},
+        attachment::{Found, Located},
         directory,
     },
     error::{Doing, Error, Result},
@@ -19,7 +19,6 @@ use crate::{
         mount::{self, Attributes},
         mountinfo,
     },
-    store::Kind,
     volume::{Access, AccessMode, Capability, Key, Layout, VolumeId},
 };
 use std::path::{Path, PathBuf};
@@ -52,8 +51,7 @@ impl Service {
     /// reboot the answer is FAILED_PRECONDITION.
     pub fn publish(&self, request: &Publish) -> Result<()> {
         let target = request.target.required_absolute("target_path")?;
-        let (_, record) = self.known_volume(&request.id)?;
-        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        let _lock = self.lock_volume(known_key(&request.id)?, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
         stage::check_capability(&request.capability, &record)?;
         let not_staged = || {
@@ -107,13 +105,9 @@ impl Service {
     /// Read-only loops on a raw block volume that no bind shows any more, also those that an
     /// interrupted Publish or Unpublish left.
     pub(super) fn clear_stacked(&self, key: Key) -> Result<()> {
-        let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
-        if record.shape.access != Access::Block {
-            return Ok(());
-        }
         let doing = || format!("detaching a read-only device of volume {key}");
         let mut stacked = Vec::new();
-        for base in attachment::loops_of(&pool.image(Kind::Volume, key))? {
+        for base in self.device_loops(key)? {
             stacked.extend(loopdev::stacked_on(base).doing(doing)?);
         }
         for number in stacked {
@@ -167,10 +161,11 @@ fn publish_mount(
         .doing(|| format!("publishing volume {} at {}", located.record.key, target.display()))
         .or_else(|error| stage::undo(target, error))?;
     failpoint!("publish.bound");
-    match located.compare(target)? {
+    let proven = located.compare(target).and_then(|found| match found {
         Found::Root(_) => check_attributes(target, attributes),
         _ => Err(Error::Busy(format!("{} is not the mount that was just made; try again", target.display()))),
-    }
+    });
+    proven.or_else(|error| stage::undo(target, error))
 }
 
 /// A volume that is staged read-only cannot be published for writing.
@@ -216,6 +211,11 @@ fn publish_device(
         refuse_second(located, source, target, &device_binds(located, number)?)?;
     }
     let base = loopdev::open(number).doing(doing)?.ok_or_else(|| not_there(number))?;
+    // Somebody's `losetup -d` of a device in use arms AUTOCLEAR; then the bind would outlive the loop.
+    loopdev::set_autoclear(&base, false).doing(doing)?;
+    if located.compare(source)? != Found::Device(number) {
+        return Err(not_there(number));
+    }
     let base_is_read_only = loopdev::is_read_only(&base).doing(doing)?;
     if base_is_read_only && !read_only {
         return Err(Error::Refused(format!(
@@ -286,7 +286,10 @@ fn occupied(target: &Path) -> Error {
 
 /// CSI 1.13, NodePublishVolume: modes that allow one publication refuse a second target path.
 fn refuse_second(located: Located<'_>, staging: &Path, target: &Path, points: &[PathBuf]) -> Result<()> {
-    let elsewhere = points.iter().find(|point| *point != staging && *point != target && !is_subpath(point));
+    // mountinfo shows places with every symlink above them resolved.
+    let resolve = |path: &Path| file::canonical(path).unwrap_or_else(|_| path.to_owned());
+    let (staging, target) = (resolve(staging), resolve(target));
+    let elsewhere = points.iter().find(|point| **point != staging && **point != target && !is_subpath(point));
     match elsewhere {
         Some(point) => Err(Error::Refused(format!(
             "volume {} is already published at {} and its access mode allows one target: unpublish it there first, \

@@ -3,7 +3,7 @@
 //! Nothing here formats. What is mounted is proven by device and inode before and after.
 
 use super::{
-    Service, TargetPath, create,
+    Service, TargetPath, create, known_key,
     target::{ensure_file, is_mounted, remove_place, staged_device},
 };
 use crate::{
@@ -23,8 +23,7 @@ use crate::{
     },
     store::Kind,
     volume::{
-        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord,
-        capability::MountOptions,
+        Access, Capability, Key, Layout, Provisioning, VolumeId, VolumeRecord, capability::MountOptions,
     },
 };
 use std::{
@@ -60,8 +59,7 @@ impl Service {
     /// Attaches and mounts the volume, or finds it mounted there as asked.
     pub fn stage(&self, request: &Stage) -> Result<()> {
         let staging = request.staging.required_absolute("staging_target_path")?;
-        let (_, record) = self.known_volume(&request.id)?;
-        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        let _lock = self.lock_volume(known_key(&request.id)?, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
         check_capability(&request.capability, &record)?;
         let located = Located { pool: &pool, record: &record };
@@ -111,8 +109,8 @@ impl Service {
         }
     }
 
-    /// The mount on top at `place` if it is of this volume (by what backs it, so also when its files
-    /// are gone); an error if it is somebody else's.
+    /// The mount on top at `place` if it is of this volume: by device and inode, or by the name of what
+    /// backs it when its files or its pool are gone. An error if it is somebody else's.
     pub(super) fn our_mount(
         &self,
         place: &Path,
@@ -124,32 +122,51 @@ impl Service {
         }
         let doing = || format!("looking at {}", place.display());
         let Some(mount) = mountinfo::at(place).doing(doing)? else { return Ok(None) };
-        let owner = attachment::key_of(&mount, &self.store.homes())?;
         let id = id.ok_or_else(&stranger)?;
+        if let Ok(Some((pool, record))) = self.store.volume(id.key) {
+            let located = Located { pool: &pool, record: &record };
+            if !matches!(located.compare(place)?, Found::Other | Found::Dead(_)) {
+                return Ok(Some(mount));
+            }
+        }
+        let owner = attachment::key_of(&mount)?;
         // A device with nothing behind it is what an interrupted attempt of ours leaves at such a place.
         let dead = owner.is_none() && is_dead_device(place)?;
         if owner == Some(id.key) || dead { Ok(Some(mount)) } else { Err(stranger()) }
     }
 
     /// What is left of an image after its mounts are gone. Without a readable record there is nothing
-    /// to prove it by; health reports that.
+    /// to prove an image's loop by; health reports that.
     fn release(&self, key: Key) -> Result<()> {
-        let Ok(Some((pool, record))) = self.store.volume(key) else { return Ok(()) };
-        let image = pool.image(Kind::Volume, key);
-        match record.shape {
-            Shape { layout: Layout::Directory, .. } => Ok(()),
-            Shape { access: Access::Block, .. } => {
-                self.clear_stacked(key)?;
-                self.clear_device(key, &image)
-            }
-            Shape { access: Access::Mount, .. } => wait_detached(key, &image),
+        if let Ok(Some((pool, record))) = self.store.volume(key)
+            && record.shape.access == Access::Mount
+        {
+            return match record.shape.layout {
+                Layout::Directory => Ok(()),
+                Layout::Image => wait_detached(key, &pool.image(Kind::Volume, key)),
+            };
         }
+        self.clear_stacked(key)?;
+        self.clear_device(key)
+    }
+
+    /// The loops that may be a raw block volume's device: on its image, or on one that was deleted.
+    pub(super) fn device_loops(&self, key: Key) -> Result<Vec<u32>> {
+        let mut loops = match self.store.volume(key) {
+            Ok(Some((_, record))) if record.shape.access == Access::Mount => return Ok(Vec::new()),
+            Ok(Some((pool, _))) => attachment::loops_of(&pool.image(Kind::Volume, key))?,
+            // Nothing to prove them by now: the same request finds them when the pool is back.
+            Err(error @ Error::Unavailable(_)) if attachment::is_named_by_a_loop(key)? => return Err(error),
+            _ => Vec::new(),
+        };
+        loops.extend(attachment::orphans_of(key)?);
+        Ok(loops)
     }
 
     /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
-    fn clear_device(&self, key: Key, image: &Path) -> Result<()> {
+    fn clear_device(&self, key: Key) -> Result<()> {
         let doing = || format!("detaching volume {key}");
-        for number in attachment::loops_of(image)? {
+        for number in self.device_loops(key)? {
             if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
                 return Err(Error::Busy(format!(
                     "volume {key} is still published on node {}: unpublish it first",
@@ -231,12 +248,25 @@ fn stage_image(
         .doing(doing)?;
     failpoint!("stage.mounted");
     drop(held);
-    match located.compare(staging)? {
-        Found::Root(Some(_)) => check_attributes(staging, attributes),
-        _ => {
-            Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display())))
+    prove_staged(located, staging, attributes)
+}
+
+/// The postcondition; where it fails, the mount that was just made goes again.
+fn prove_staged(located: Located<'_>, staging: &Path, attributes: Attributes) -> Result<()> {
+    let proven = match located.compare(staging) {
+        Ok(Found::Root(_)) => check_attributes(staging, attributes),
+        Ok(_) => {
+            return Err(Error::Busy(format!(
+                "{} is not the mount that was just made; try again",
+                staging.display()
+            )));
         }
-    }
+        Err(error) => Err(error),
+    };
+    proven.or_else(|error| match mount::unmount(staging) {
+        Ok(()) => Err(error),
+        Err(left) => Err(Error::Busy(format!("{}; and it could not be undone: {left}", error.chain()))),
+    })
 }
 
 /// What a detached image needs before it is handed out: its own filesystem, room for every write,
@@ -254,6 +284,7 @@ fn own_blocks_again(record: &VolumeRecord, path: &Path) {
         return;
     }
     let owned = file::open_image(path).and_then(|file| file::allocate(&file, record.size_bytes));
+    failpoint!("stage.blocks-owned");
     if let Err(error) = owned {
         tracing::warn!(volume = %record.key, %error, "a thick volume cannot own all its blocks again");
     }

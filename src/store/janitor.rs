@@ -158,7 +158,7 @@ impl Promises {
         }
         self.changed = false;
         let start = Instant::now();
-        let result = pool.refresh_promises(None);
+        let result = pool.refresh_promises();
         self.not_before = Some(Instant::now() + start.elapsed() * 9);
         result
     }

@@ -8,9 +8,7 @@ use crate::{
         co::{Mode, Spec, csi},
         data, unique,
     },
-    world::{
-        Answer, Filler, NODE, Over, SIZE, World, absent_snapshot, absent_volume, bytes, range, text,
-    },
+    world::{Answer, Filler, NODE, Over, SIZE, World, absent_snapshot, absent_volume, bytes, range, text},
 };
 use std::fs;
 use tonic::Code;
@@ -25,7 +23,9 @@ pub const CASES: &[Case] = &[
         w.last(|co| co.delete(&absent_volume()))
     }),
     ("delete-volume.id-foreign", |w| {
-        for id in ["x", "../../etc", "local-", "pvc-1", "nfs-server#share#x", "local-snap-x.node-1", "\u{202e}"] {
+        for id in
+            ["x", "../../etc", "local-", "pvc-1", "nfs-server#share#x", "local-snap-x.node-1", "\u{202e}"]
+        {
             w.co.delete(id)?;
         }
         Ok(())
@@ -69,14 +69,22 @@ pub const CASES: &[Case] = &[
     }),
     ("controller-publish-volume.unimplemented", |w| {
         let volume_id = w.volume();
-        w.ask(csi::ControllerPublishVolumeRequest { volume_id, node_id: "node-1".into(), ..Default::default() })
+        w.ask(csi::ControllerPublishVolumeRequest {
+            volume_id,
+            node_id: "node-1".into(),
+            ..Default::default()
+        })
     }),
-    ("controller-unpublish-volume.unimplemented", |w| w.ask(csi::ControllerUnpublishVolumeRequest::default())),
+    ("controller-unpublish-volume.unimplemented", |w| {
+        w.ask(csi::ControllerUnpublishVolumeRequest::default())
+    }),
     ("controller-modify-volume.unimplemented", |w| {
         let volume_id = w.volume();
         w.ask(csi::ControllerModifyVolumeRequest { volume_id, ..Default::default() })
     }),
-    ("validate-volume-capabilities.id-missing", |w| validate(w, |request| request.volume_id.clear()).map(drop)),
+    ("validate-volume-capabilities.id-missing", |w| {
+        validate(w, |request| request.volume_id.clear()).map(drop)
+    }),
     ("validate-volume-capabilities.capabilities-missing", |w| {
         validate(w, |request| request.volume_capabilities.clear()).map(drop)
     }),
@@ -102,15 +110,17 @@ pub const CASES: &[Case] = &[
             World::spec().flag("dev").capability(),
         ];
         for capability in many {
-            objected(validate(w, |request| request.volume_capabilities.push(capability))?);
+            objected(&validate(w, |request| request.volume_capabilities.push(capability))?);
         }
         Ok(())
     }),
     ("validate-volume-capabilities.parameters-differ", |w| {
-        objected(validate(w, |request| drop(request.volume_context.insert("a".into(), "b".into())))?);
-        objected(validate(w, |request| drop(request.mutable_parameters.insert("a".into(), "b".into())))?);
-        for (key, value) in [("layout", "directory"), ("provisioning", "thick"), ("pool", "ext4"), ("uid", "1"), ("a", "b")] {
-            objected(validate(w, |request| drop(request.parameters.insert(key.into(), value.into())))?);
+        objected(&validate(w, |request| drop(request.volume_context.insert("a".into(), "b".into())))?);
+        objected(&validate(w, |request| drop(request.mutable_parameters.insert("a".into(), "b".into())))?);
+        for (key, value) in
+            [("layout", "directory"), ("provisioning", "thick"), ("pool", "ext4"), ("uid", "1"), ("a", "b")]
+        {
+            objected(&validate(w, |request| drop(request.parameters.insert(key.into(), value.into())))?);
         }
         Ok(())
     }),
@@ -132,7 +142,10 @@ pub const CASES: &[Case] = &[
         let place = gone.into_iter().find(|place| place.exists()).unwrap();
         let aside = place.parent().unwrap().parent().unwrap().join("aside");
         fs::rename(&place, &aside).unwrap();
-        let rest = ask(&mut w.co, csi::ListVolumesRequest { starting_token: first.next_token, ..Default::default() });
+        let rest = ask(
+            &mut w.co,
+            csi::ListVolumesRequest { starting_token: first.next_token, ..Default::default() },
+        );
         fs::rename(&aside, &place).unwrap();
         let rest = rest?.entries.into_iter().map(|entry| entry.volume.unwrap().volume_id);
         assert_eq!(rest.collect::<Vec<_>>(), expected);
@@ -161,7 +174,8 @@ pub const CASES: &[Case] = &[
     ("list-snapshots.source-unknown", |w| {
         w.snapshot();
         for id in [absent_volume(), "../x".into(), absent_snapshot()] {
-            let answer = ask(&mut w.co, csi::ListSnapshotsRequest { source_volume_id: id, ..Default::default() })?;
+            let answer =
+                ask(&mut w.co, csi::ListSnapshotsRequest { source_volume_id: id, ..Default::default() })?;
             assert!(answer.entries.is_empty() && answer.next_token.is_empty());
         }
         Ok(())
@@ -196,14 +210,19 @@ pub const CASES: &[Case] = &[
         let request = csi::GetCapacityRequest { volume_capabilities: vec![capability], ..Default::default() };
         assert_eq!(w.ask(request.clone()).unwrap_err().code(), Code::InvalidArgument);
         let mut request = request;
-        request.volume_capabilities = vec![csi::VolumeCapability { access_mode: None, ..World::spec().capability() }];
+        request.volume_capabilities =
+            vec![csi::VolumeCapability { access_mode: None, ..World::spec().capability() }];
         w.ask(request)
     }),
     ("get-capacity.capability-unsupported", |w| {
         let usable = w.co.capacity(&World::spec())?;
         assert!(usable.available_capacity > 1 << 30 && usable.maximum_volume_size.unwrap() > 1 << 30);
         assert_eq!(usable.minimum_volume_size, Some(8 << 20));
-        for spec in [World::spec().mode(Mode::MultiNodeMultiWriter), World::spec().fs("ntfs"), World::spec().flag("dev")] {
+        for spec in [
+            World::spec().mode(Mode::MultiNodeMultiWriter),
+            World::spec().fs("ntfs"),
+            World::spec().flag("dev"),
+        ] {
             empty(w, &spec)?;
         }
         empty(w, &Spec { block: true, ..Spec::directory("advisory") })
@@ -215,7 +234,9 @@ pub const CASES: &[Case] = &[
     }),
     ("get-capacity.topology-elsewhere", |w| {
         let of = |node: &str| csi::GetCapacityRequest {
-            accessible_topology: Some(csi::Topology { segments: [(NODE.to_owned(), node.to_owned())].into() }),
+            accessible_topology: Some(csi::Topology {
+                segments: [(NODE.to_owned(), node.to_owned())].into(),
+            }),
             ..Default::default()
         };
         assert!(ask(&mut w.co, of("node-1"))?.available_capacity > 0);
@@ -234,7 +255,12 @@ pub const CASES: &[Case] = &[
             Type::Rpc(rpc) => rpc.r#type(),
         });
         let types: Vec<_> = types.collect();
-        for wanted in [rpc::Type::CreateDeleteVolume, rpc::Type::CloneVolume, rpc::Type::ExpandVolume, rpc::Type::GetSnapshot] {
+        for wanted in [
+            rpc::Type::CreateDeleteVolume,
+            rpc::Type::CloneVolume,
+            rpc::Type::ExpandVolume,
+            rpc::Type::GetSnapshot,
+        ] {
             assert!(types.contains(&wanted));
         }
         assert_eq!(types.len(), 12);
@@ -361,7 +387,7 @@ fn validate(
     w.last(|co| ask(co, request))
 }
 
-fn objected(answer: csi::ValidateVolumeCapabilitiesResponse) {
+fn objected(answer: &csi::ValidateVolumeCapabilitiesResponse) {
     assert!(answer.confirmed.is_none() && answer.message.len() > 15, "{:?}", answer.message);
 }
 

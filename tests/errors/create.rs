@@ -92,10 +92,13 @@ pub const CASES: &[Case] = &[
     }),
     ("create-volume.pool-unknown", |w| w.create(|request| parameter(request, "pool", "../default"))),
     ("create-volume.directory-as-block", |w| {
-        w.create(|request| *request = Spec { block: true, ..Spec::directory("advisory") }.request(&unique("v")))
+        w.create(|request| {
+            *request = Spec { block: true, ..Spec::directory("advisory") }.request(&unique("v"))
+        })
     }),
     ("create-volume.limit-not-enforceable", |w| {
-        let message = refused(w.create(|request| *request = Spec::directory("enforced").request(&unique("v"))));
+        let message =
+            refused(w.create(|request| *request = Spec::directory("enforced").request(&unique("v"))));
         assert!(message.contains("layout image") && message.contains("advisory"), "{message}");
         // Enforced is the default, and never given up quietly.
         w.create(|request| *request = Spec::new().parameter("layout", "directory").request(&unique("v")))
@@ -124,12 +127,15 @@ pub const CASES: &[Case] = &[
     }),
     ("create-volume.source-empty", |w| {
         for source in [Source::Snapshot(String::new()), Source::Volume(String::new())] {
-            refused(w.create(|request| *request = Spec { source: Some(source), ..World::spec() }.request("n")));
+            refused(
+                w.create(|request| *request = Spec { source: Some(source), ..World::spec() }.request("n")),
+            );
         }
         w.create(|request| request.volume_content_source = Some(csi::VolumeContentSource { r#type: None }))
     }),
     ("create-volume.source-snapshot-missing", |w| {
-        let answer = w.create(|request| *request = World::spec().from_snapshot("../../x").request(&unique("v")));
+        let answer =
+            w.create(|request| *request = World::spec().from_snapshot("../../x").request(&unique("v")));
         assert_eq!(answer.unwrap_err().code(), tonic::Code::NotFound);
         w.create(|request| *request = World::spec().from_snapshot(&absent_snapshot()).request(&unique("v")))
     }),
@@ -160,7 +166,8 @@ pub const CASES: &[Case] = &[
         let spec = Spec::new().thin().size(40 * MIB);
         let found = w.co.clone_volume(&unique("v"), &spec, &source)?;
         assert_eq!(found.capacity_bytes, bytes(40 * MIB));
-        let superblock = run("dumpe2fs", ["-h".as_ref(), World::image(&w.default, &found.volume_id).as_os_str()]);
+        let superblock =
+            run("dumpe2fs", ["-h".as_ref(), World::image(&w.default, &found.volume_id).as_os_str()]);
         let blocks = superblock.lines().find_map(|line| line.strip_prefix("Block count:")).unwrap();
         assert!(blocks.trim().parse::<u64>().unwrap() * 4096 >= 38 * MIB, "{superblock}");
         Ok(())
@@ -175,7 +182,8 @@ pub const CASES: &[Case] = &[
     ("create-volume.source-pending", |w| {
         let snapshot = w.snapshot();
         let _busy = World::lock(&w.default, &snapshot, LockMode::Exclusive);
-        let answer = w.create(|request| *request = World::spec().from_snapshot(&snapshot).request(&unique("v")));
+        let answer =
+            w.create(|request| *request = World::spec().from_snapshot(&snapshot).request(&unique("v")));
         assert_eq!(answer.unwrap_err().code(), tonic::Code::Aborted);
         let volume = w.volume();
         let _busy = World::lock(&w.default, &volume, LockMode::Exclusive);
@@ -215,7 +223,8 @@ pub const CASES: &[Case] = &[
             assert_eq!(answer.unwrap_err().code(), tonic::Code::AlreadyExists, "{key}");
         }
         w.create_again(&World::spec(), |request| {
-            request.parameters = [("layout".into(), "directory".into()), ("limit".into(), "advisory".into())].into();
+            request.parameters =
+                [("layout".into(), "directory".into()), ("limit".into(), "advisory".into())].into();
         })
     }),
     ("create-volume.again-pool-differs", |w| {
@@ -274,7 +283,8 @@ fn again_with_noise(w: &mut World) -> Answer {
         request.capacity_range = range(1, bytes(SIZE));
     })?;
     // Another mode and several capabilities are no other volume either.
-    let many = [Mode::SingleNodeMultiWriter, Mode::SingleNodeReaderOnly].map(|m| World::spec().mode(m).capability());
+    let many =
+        [Mode::SingleNodeMultiWriter, Mode::SingleNodeReaderOnly].map(|m| World::spec().mode(m).capability());
     let mut request = World::spec().request(&unique("v"));
     let first = ask(&mut w.co, request.clone())?;
     request.volume_capabilities.extend(many);

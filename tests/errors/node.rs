@@ -27,7 +27,9 @@ pub const CASES: &[Case] = &[
         let placed = w.published(&World::spec());
         w.last(|co| co.stats(&absent_volume(), &placed.target)).map(drop)
     }),
-    ("node-get-volume-stats.not-there", |w| not_there(w, |w, id, path| w.last(|co| co.stats(id, path)).map(drop))),
+    ("node-get-volume-stats.not-there", |w| {
+        not_there(w, |w, id, path| w.last(|co| co.stats(id, path)).map(drop))
+    }),
     ("node-expand-volume.id-missing", |w| {
         let placed = w.published(&World::spec());
         w.last(|co| co.expand_node("", &placed.target, SIZE)).map(drop)
@@ -116,7 +118,10 @@ pub const CASES: &[Case] = &[
     ("node-get-info.ok", |w| {
         let info = ask(&mut w.co, csi::NodeGetInfoRequest {})?;
         assert_eq!((info.node_id.as_str(), info.max_volumes_per_node), ("node-1", 0));
-        assert_eq!(info.accessible_topology.unwrap().segments, [(NODE.to_owned(), "node-1".to_owned())].into());
+        assert_eq!(
+            info.accessible_topology.unwrap().segments,
+            [(NODE.to_owned(), "node-1".to_owned())].into()
+        );
         Ok(())
     }),
 ];
@@ -148,7 +153,8 @@ fn expand(w: &mut World, placed: &Placed, edit: impl FnOnce(&mut csi::NodeExpand
 
 /// The pod runs on with the old size, and the next Stage grows the filesystem.
 fn not_online(w: &mut World) -> Answer {
-    let total = |w: &mut World, placed: &Placed| w.co.stats(&placed.id, &placed.staging).unwrap().usage[0].total;
+    let total =
+        |w: &mut World, placed: &Placed| w.co.stats(&placed.id, &placed.staging).unwrap().usage[0].total;
     let placed = w.staged(&World::spec());
     w.co.expand(&placed.id, 64 * MIB)?;
     let small = total(w, &placed);

@@ -31,7 +31,9 @@ pub const CASES: &[Case] = &[
         assert_eq!(answer.unwrap_err().code(), Code::NotFound);
         publish(w, |request| request.volume_id = absent_volume())
     }),
-    ("node-publish-volume.staging-path-missing", |w| publish(w, |request| request.staging_target_path.clear())),
+    ("node-publish-volume.staging-path-missing", |w| {
+        publish(w, |request| request.staging_target_path.clear())
+    }),
     ("node-publish-volume.not-staged", |w| {
         let empty = w.places.staging(&unique("stage"));
         publish(w, |request| request.staging_target_path = text(&empty))
@@ -123,7 +125,8 @@ pub const CASES: &[Case] = &[
             fs::create_dir(&placed.target).unwrap();
             // Room for its root, and nothing else.
             let _full = Over::with(&placed.target, "nr_inodes=1");
-            last = w.last(|co| co.publish(&placed.id, &placed.staging, &placed.target.join("x"), &spec, false));
+            last =
+                w.last(|co| co.publish(&placed.id, &placed.staging, &placed.target.join("x"), &spec, false));
             assert_eq!(last.clone().unwrap_err().code(), Code::ResourceExhausted);
         }
         last
@@ -236,7 +239,8 @@ fn second(w: &mut World, mode: Mode) -> Answer {
         }
         answers.push(answer);
     }
-    let codes: Vec<_> = answers.iter().map(|answer| answer.as_ref().map_err(|status| status.code()).err()).collect();
+    let codes: Vec<_> =
+        answers.iter().map(|answer| answer.as_ref().map_err(tonic::Status::code).err()).collect();
     assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
     answers.remove(0)
 }
@@ -244,7 +248,8 @@ fn second(w: &mut World, mode: Mode) -> Answer {
 fn check_second(placed: &Placed, second: &Path, writable: bool) {
     if placed.spec.block {
         let device = OpenOptions::new().write(true).open(second);
-        let written = device.and_then(|device| device.write_all_at(&[1; 4096], 0).and_then(|()| device.sync_all()));
+        let written =
+            device.and_then(|device| device.write_all_at(&[1; 4096], 0).and_then(|()| device.sync_all()));
         assert_eq!(written.is_ok(), writable, "{written:?}");
         if writable {
             data::write_direct(&placed.target, 4096, &[9; 4096]);

@@ -66,7 +66,11 @@ pub const CASES: &[Case] = &[
         let nested = placed.staging.join("nested");
         run("btrfs", ["subvolume".as_ref(), "create".as_ref(), nested.as_os_str()]);
         let answer = w.last(|co| co.snapshot(&unique("s"), &placed.id));
-        assert!(answer.as_ref().is_err_and(|status| status.message().contains("nested")), "{:?}", answer.err());
+        assert!(
+            answer.as_ref().is_err_and(|status| status.message().contains("nested")),
+            "{:?}",
+            answer.err()
+        );
         // Without it the volume's other tests find a healthy one.
         run("btrfs", ["subvolume".as_ref(), "delete".as_ref(), nested.as_os_str()]);
         w.co.snapshot(&unique("s"), &placed.id)?;
@@ -115,7 +119,8 @@ pub const CASES: &[Case] = &[
     ("get-snapshot.id-missing", |w| w.ask(csi::GetSnapshotRequest::default())),
     ("get-snapshot.snapshot-missing", |w| {
         let id = w.snapshot();
-        let found = ask(&mut w.co, csi::GetSnapshotRequest { snapshot_id: id.clone(), ..Default::default() })?;
+        let found =
+            ask(&mut w.co, csi::GetSnapshotRequest { snapshot_id: id.clone(), ..Default::default() })?;
         assert_eq!(found.snapshot.unwrap().snapshot_id, id);
         let foreign = w.ask(csi::GetSnapshotRequest { snapshot_id: "../x".into(), ..Default::default() });
         assert_eq!(foreign.unwrap_err().code(), Code::NotFound);
@@ -126,7 +131,8 @@ pub const CASES: &[Case] = &[
 /// CreateSnapshot of a new volume, with something changed.
 fn cut(w: &mut World, edit: impl FnOnce(&mut csi::CreateSnapshotRequest)) -> Answer {
     let source_volume_id = w.volume();
-    let mut request = csi::CreateSnapshotRequest { source_volume_id, name: unique("s"), ..Default::default() };
+    let mut request =
+        csi::CreateSnapshotRequest { source_volume_id, name: unique("s"), ..Default::default() };
     edit(&mut request);
     w.ask(request)
 }

@@ -6,9 +6,7 @@ use crate::{
     support::{
         MIB,
         co::{Mode, Spec, csi},
-        data,
-        host::run,
-        unique,
+        data, unique,
     },
     world::{Answer, Damage, Over, World, absent_volume, mount_of, overwrite, text},
 };
@@ -86,7 +84,10 @@ pub const CASES: &[Case] = &[
         }
         // Another volume's mount is something else, too.
         let (mine, other) = (w.volume(), w.staged(&World::spec()));
-        assert_eq!(w.last(|co| co.stage(&mine, &other.staging, &World::spec())).unwrap_err().code(), Code::AlreadyExists);
+        assert_eq!(
+            w.last(|co| co.stage(&mine, &other.staging, &World::spec())).unwrap_err().code(),
+            Code::AlreadyExists
+        );
         last
     }),
     ("node-stage-volume.capability-unsupported", |w| {
@@ -99,7 +100,8 @@ pub const CASES: &[Case] = &[
             let answer = stage(w, |request| request.volume_capability = Some(other.capability()));
             assert_eq!(answer.unwrap_err().code(), Code::FailedPrecondition);
         }
-        let (id, staging) = (w.volume_of(&Spec::block().thin().size(16 * MIB)), w.places.staging(&unique("stage")));
+        let (id, staging) =
+            (w.volume_of(&Spec::block().thin().size(16 * MIB)), w.places.staging(&unique("stage")));
         w.last(|co| co.stage(&id, &staging, &World::spec()))
     }),
     ("node-stage-volume.staging-path-absent", |w| {
@@ -183,7 +185,10 @@ pub const CASES: &[Case] = &[
         let placed = w.published(&spec);
         data::write_direct(&placed.target, 0, &[7; 4096]);
         let answer = w.last(|co| co.unstage(&placed.id, &placed.staging));
-        assert_eq!(data::sha256_head(&placed.target, 4096), data::sha256_head(&World::image(&w.default, &placed.id), 4096));
+        assert_eq!(
+            data::sha256_head(&placed.target, 4096),
+            data::sha256_head(&World::image(&w.default, &placed.id), 4096)
+        );
         w.co.unpublish(&placed.id, &placed.target)?;
         w.co.unstage(&placed.id, &placed.staging)?;
         answer
@@ -247,17 +252,14 @@ fn content_foreign(w: &mut World) -> Answer {
     let id = w.volume_of(&spec);
     let image = World::image(&w.default, &id);
     let mut last = None;
-    for content in [vec![0; 8 << 20], data::bytes(3, 8 << 20), b"LUKS\xba\xbe".to_vec()] {
+    let mut other = data::bytes(3, 1 << 20);
+    other[65600..65608].copy_from_slice(b"_BHRfS_M");
+    for content in [vec![0; 1 << 20], data::bytes(3, 1 << 20), other] {
         overwrite(&image, &content);
         let before = data::sha256(&image);
         last = Some(attempt(w, &id, &spec));
         assert_eq!(data::sha256(&image), before, "it was written to");
     }
-    File::options().write(true).open(&image).unwrap().set_len(128 << 20).unwrap();
-    run("mkfs.btrfs", ["-q".as_ref(), "-f".as_ref(), "-m".as_ref(), "single".as_ref(), image.as_os_str()]);
-    let before = data::sha256(&image);
-    attempt(w, &id, &spec);
-    assert_eq!(data::sha256(&image), before, "it was written to");
     w.co.delete(&id)?;
     let request = csi::ControllerGetVolumeRequest { volume_id: id };
     assert_eq!(ask(&mut w.co, request).map(drop).unwrap_err().code(), Code::NotFound);

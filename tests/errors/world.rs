@@ -47,6 +47,8 @@ pub struct World {
     pub small: Pool,
     /// Goes away and runs full.
     pub away: Pool,
+    /// A volume that takes long to copy, once a case has made it.
+    pub large: Option<String>,
 }
 
 impl World {
@@ -56,16 +58,12 @@ impl World {
         let ext4 = Pool::new(Kind::Ext4, 8 << 30);
         let small = Pool::new(Kind::Ext4, 192 * MIB);
         let away = Pool::new(Kind::Ext4, 192 * MIB);
-        let pools = [
-            ("default", &default),
-            ("quota", &quota),
-            ("ext4", &ext4),
-            ("small", &small),
-            ("away", &away),
-        ];
+        let pools =
+            [("default", &default), ("quota", &quota), ("ext4", &ext4), ("small", &small), ("away", &away)];
         let mut driver = Driver::spawn_as(unprivileged(&pools), &[]);
         assert!(driver.wait_until_ready(), "the driver did not start:\n{}", driver.log());
-        Self { co: driver.co(), driver, places: Places::new(), default, quota, ext4, small, away }
+        let co = driver.co();
+        Self { co, driver, places: Places::new(), default, quota, ext4, small, away, large: None }
     }
 
     pub fn pools(&self) -> [&Pool; 5] {
@@ -97,7 +95,9 @@ impl World {
         for pool in self.pools() {
             for directory in ["volumes", "snapshots", "tmp"] {
                 let names = fs::read_dir(pool.path().join(directory));
-                traces.extend(names.into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()));
+                traces.extend(
+                    names.into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()),
+                );
             }
             traces.extend(host::loops_below(pool.path()).iter().map(|each| format!("{each:?}")));
         }

@@ -182,7 +182,7 @@ impl Co {
 
     pub fn try_connect(socket: &Path) -> Result<Self, tonic::transport::Error> {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let client = runtime.block_on(Client::connect_within(socket, LIMIT))?;
+        let client = runtime.block_on(Client::connect(socket, LIMIT))?;
         Ok(Self { runtime, client })
     }
 

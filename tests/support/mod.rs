@@ -8,6 +8,9 @@
     clippy::panic,
     clippy::disallowed_methods,
     clippy::result_large_err,
+    clippy::wrong_self_convention,
+    clippy::needless_pass_by_value,
+    clippy::type_complexity,
     reason = "test code; not every test uses all of it"
 )]
 

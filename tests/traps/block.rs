@@ -162,8 +162,12 @@ fn no_stacked_loop_leaks_through_a_kill() {
     let mut scene = Scene::new(Kind::Ext4, 512 * MIB);
     let pod = scene.create("pod", &block(16));
     scene.stage(&pod).unwrap();
-    let publishing =
-        ["publish.device-place-made", "publish.stacked-attached", "publish.stacked-bound", "publish.stacked-kept"];
+    let publishing = [
+        "publish.device-place-made",
+        "publish.stacked-attached",
+        "publish.stacked-bound",
+        "publish.stacked-kept",
+    ];
     let clearing = ["unpublish.unmounted", "unpublish.removed", "unpublish.stacked-cleared"];
     for point in publishing.into_iter().chain(clearing) {
         for again in [true, false] {

@@ -92,7 +92,10 @@ fn a_mount_in_another_namespace_counts() {
     let volume = scene.create("pod", &Spec::image("ext4").size(64 * MIB));
     scene.stage(&volume).unwrap();
     let mut elsewhere = Inside(
-        Command::new("unshare").args(["--mount", "--propagation", "private", "sleep", "120"]).spawn().unwrap(),
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sleep", "120"])
+            .spawn()
+            .unwrap(),
     );
     let ours = fs::read_link("/proc/self/ns/mnt").unwrap();
     crate::support::eventually("a namespace of its own", 10, || {

@@ -43,7 +43,10 @@ fn stage_makes_the_node_where_nobody_else_does() {
     let mut scene = Scene { co: driver.co(), driver, places: Places::new(), pool };
     // Where the driver sees a path of ours.
     let seen = |scene: &Scene, path: &Path| -> PathBuf {
-        Path::new("/proc").join(scene.driver.pid().to_string()).join("root").join(path.strip_prefix("/").unwrap())
+        Path::new("/proc")
+            .join(scene.driver.pid().to_string())
+            .join("root")
+            .join(path.strip_prefix("/").unwrap())
     };
     for (name, spec) in [("ext4", Spec::image("ext4").size(64 * MIB)), ("block", block(16))] {
         let volume: Volume = scene.create(name, &spec);
@@ -74,7 +77,10 @@ fn stage_makes_the_node_where_nobody_else_does() {
 fn a_pool_that_hands_out_project_ids_is_refused() {
     let pool = Pool::new(Kind::Xfs, 512 * MIB);
     let inherit = |on: bool, place: &Path| {
-        run("xfs_io", ["-c".as_ref(), if on { "chattr +P" } else { "chattr -P" }.as_ref(), place.as_os_str()]);
+        run(
+            "xfs_io",
+            ["-c".as_ref(), if on { "chattr +P" } else { "chattr -P" }.as_ref(), place.as_os_str()],
+        );
     };
     // A new store, and an old one: each directory that something is renamed into.
     drop_driver(&pool);

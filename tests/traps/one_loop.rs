@@ -31,7 +31,8 @@ struct Stray {
 
 impl Stray {
     fn on(image: &Path, options: &[&str]) -> Self {
-        let arguments = ["--find", "--show"].iter().chain(options).map(AsRef::as_ref).chain([image.as_os_str()]);
+        let arguments =
+            ["--find", "--show"].iter().chain(options).map(AsRef::as_ref).chain([image.as_os_str()]);
         Self { device: run("losetup", arguments), image: image.to_owned() }
     }
 
@@ -180,7 +181,9 @@ fn a_stranger_with_the_image_open_costs_no_45_seconds() {
         let (answer, again) = timed(|| scene.stage(&volume));
         answer.unwrap();
         scene.unstage(&volume).unwrap();
-        println!("L3: lease {lease}: ABORTED after {took:?}, Delete after {deleting:?}, then staged in {again:?}");
+        println!(
+            "L3: lease {lease}: ABORTED after {took:?}, Delete after {deleting:?}, then staged in {again:?}"
+        );
     }
 }
 
@@ -216,7 +219,9 @@ fn two_drivers_stage_one_volume_once() {
         }
         assert!(scene.loops_of(&volume).is_empty());
     }
-    println!("L3: two drivers, {rounds} rounds: one mount and one loop each time, {both} times both answered OK");
+    println!(
+        "L3: two drivers, {rounds} rounds: one mount and one loop each time, {both} times both answered OK"
+    );
 }
 
 #[test]

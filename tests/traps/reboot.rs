@@ -107,7 +107,8 @@ fn publish_never_stages_and_stage_brings_everything_back() {
 }
 
 fn unmounted_staging_stays_empty(volume: &Volume) {
-    let names: Vec<_> = fs::read_dir(&volume.staging).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(&volume.staging).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| name == "device"), "{names:?}");
 }
 
@@ -115,7 +116,8 @@ fn unmounted_staging_stays_empty(volume: &Volume) {
 #[test]
 fn a_target_of_an_earlier_mount_is_not_taken_for_this_one() {
     let mut scene = Scene::new(Kind::Ext4, 1024 * MIB);
-    let [first, second] = ["first", "second"].map(|name| scene.running(name, &Spec::image("ext4").size(64 * MIB)));
+    let [first, second] =
+        ["first", "second"].map(|name| scene.running(name, &Spec::image("ext4").size(64 * MIB)));
     write(&first, 1);
     write(&second, 2);
     let data = read(&first);

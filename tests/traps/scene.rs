@@ -164,13 +164,16 @@ impl Scene {
             volume_publish_path: volume.target.display().to_string(),
             staging_target_path: volume.staging.display().to_string(),
         };
-        let controller = csi::ControllerGetVolumeHealthRequest { volume_id: volume.id.clone(), ..Default::default() };
+        let controller =
+            csi::ControllerGetVolumeHealthRequest { volume_id: volume.id.clone(), ..Default::default() };
         let list = csi::ControllerListVolumeHealthRequest::default();
         let node = self.co.call(|mut c| async move { c.node.node_get_volume_health(node).await }).unwrap();
         let controller =
             self.co.call(|mut c| async move { c.controller.controller_get_volume_health(controller).await });
-        let list =
-            self.co.call(|mut c| async move { c.controller.controller_list_volume_health(list).await }).unwrap();
+        let list = self
+            .co
+            .call(|mut c| async move { c.controller.controller_list_volume_health(list).await })
+            .unwrap();
         Health {
             node: ailments(node.volume_health.unwrap()),
             controller: ailments(controller.unwrap().volume_health.unwrap()),
@@ -182,12 +185,22 @@ impl Scene {
         }
     }
 
+    /// Nobody knows the volume any more.
+    pub fn health_of_none(&mut self, id: &str) -> bool {
+        let request =
+            csi::ControllerGetVolumeHealthRequest { volume_id: id.to_owned(), ..Default::default() };
+        let answer =
+            self.co.call(|mut c| async move { c.controller.controller_get_volume_health(request).await });
+        answer.is_err_and(|status| status.code() == Code::NotFound)
+    }
+
     /// What NodeGetStorageHealth reports.
     pub fn storage_health(&mut self) -> Vec<(String, String)> {
         let request = csi::NodeGetStorageHealthRequest::default();
         let answer =
             self.co.call(|mut c| async move { c.node.node_get_storage_health(request).await }).unwrap();
-        let name = |status: i32| csi::StorageHealthErrorType::try_from(status).unwrap().as_str_name().to_owned();
+        let name =
+            |status: i32| csi::StorageHealthErrorType::try_from(status).unwrap().as_str_name().to_owned();
         answer.backend_health.into_iter().map(|entry| (name(entry.status), entry.reason)).collect()
     }
 }

@@ -4,12 +4,14 @@
 //! happens (a failure, SIGINT, a panic), that directory goes, with everything mounted or attached there.
 
 mod scratch;
+mod step;
 mod story;
 mod teller;
 
 use self::{
     scratch::Scratch,
-    story::{Break, Story},
+    step::Break,
+    story::Story,
     teller::{Teller, milliseconds},
 };
 use super::{Outcome, standalone::chain};
@@ -52,7 +54,7 @@ pub fn run(arguments: &DemoArgs) -> Outcome {
     };
     let path = scratch.path().display().to_string();
     let left = scratch.remove();
-    conclude(&teller, end, in_use, left, &path, begun.elapsed())
+    conclude(&teller, end, &in_use, &left, &path, begun.elapsed())
 }
 
 /// Runs the driver for as long as the story takes.
@@ -80,7 +82,7 @@ fn play(scratch: &Scratch, teller: &mut Teller) -> Result<(), Break> {
         let signals = server::shutdown_signal().map_err(|error| failed(error.to_string()))?;
         let (stop, server) = serve(&endpoint, &service).map_err(failed)?;
         let client =
-            Client::connect_within(&scratch.socket(), LIMIT).await.map_err(|error| failed(chain(&error)))?;
+            Client::connect(&scratch.socket(), LIMIT).await.map_err(|error| failed(chain(&error)))?;
         let mut story = Story::new(client, scratch, teller, &service, signals);
         let end = story.tell().await;
         if end.is_err() {
@@ -116,8 +118,8 @@ fn serve(endpoint: &Endpoint, service: &Arc<Service>) -> Result<(Trigger, Server
 fn conclude(
     teller: &Teller,
     end: Result<(), Break>,
-    in_use: Vec<String>,
-    left: Vec<String>,
+    in_use: &[String],
+    left: &[String],
     path: &str,
     took: Duration,
 ) -> Outcome {

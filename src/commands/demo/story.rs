@@ -1,14 +1,11 @@
 //! The steps, in the order in which an orchestrator takes them.
 
-use super::{
-    scratch::Scratch,
-    teller::{Mark, Teller},
-};
+use super::{scratch::Scratch, step::Break, teller::Teller};
 use crate::{
     commands::print,
     os::{file, mountinfo},
     rpc::{
-        client::{Client, Failure, answered},
+        client::{Client, answered},
         csi::{self, volume_capability, volume_content_source},
     },
     server::Shutdown,
@@ -35,27 +32,6 @@ const NEEDED: i64 = 3 * GROWN;
 const CONTENT: usize = 16 << 20;
 const FILE: &str = "data.bin";
 
-/// Why a story ended early.
-#[derive(Debug)]
-pub enum Break {
-    /// A step failed.
-    Failed {
-        /// Which.
-        step: String,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// SIGINT or SIGTERM.
-    Interrupted,
-}
-
-impl Break {
-    /// A failed step.
-    pub fn new(step: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Failed { step: step.into(), reason: reason.into() }
-    }
-}
-
 /// A volume as its orchestrator knows it.
 #[derive(Clone, Debug)]
 struct Volume {
@@ -68,9 +44,9 @@ struct Volume {
 pub struct Story<'a> {
     client: Client,
     scratch: &'a Scratch,
-    teller: &'a mut Teller,
+    pub(super) teller: &'a mut Teller,
     service: &'a Service,
-    interrupted: Arc<AtomicBool>,
+    pub(super) interrupted: Arc<AtomicBool>,
     volumes: Vec<Volume>,
     snapshots: Vec<String>,
 }
@@ -311,7 +287,9 @@ impl<'a> Story<'a> {
             call!(self, node.node_expand_volume, request),
             |answer| match answer {
                 Some(_) => "the filesystem grew while it was mounted".to_owned(),
-                None => "no CAP_SYS_RESOURCE here: the filesystem grows when it is staged again".to_owned(),
+                None => {
+                    "the kernel refuses without CAP_SYS_RESOURCE: it grows when it is staged again".to_owned()
+                }
             },
         );
         Ok(expanded.await?.is_some())
@@ -371,16 +349,20 @@ impl<'a> Story<'a> {
         while let Some(id) = self.snapshots.last().cloned() {
             let request = csi::DeleteSnapshotRequest { snapshot_id: id, ..Default::default() };
             let gone = call!(self, controller.delete_snapshot, request);
-            self.step("DeleteSnapshot", gone, |_| "gone".to_owned()).await?;
+            self.step("DeleteSnapshot", gone, |_| {
+                "one rename, the rest follows in the background".to_owned()
+            })
+            .await?;
             self.snapshots.pop();
         }
         while let Some(volume) = self.volumes.last().cloned() {
             let request = csi::DeleteVolumeRequest { volume_id: volume.id, ..Default::default() };
             let gone = call!(self, controller.delete_volume, request);
-            self.step("DeleteVolume", gone, |_| "gone".to_owned()).await?;
+            self.step("DeleteVolume", gone, |_| "one rename, the rest follows in the background".to_owned())
+                .await?;
             self.volumes.pop();
         }
-        self.local("the pool", |story| story.check_empty())?;
+        self.local("the pool", Story::check_empty)?;
         Ok(())
     }
 
@@ -409,73 +391,6 @@ impl<'a> Story<'a> {
             let request = csi::NodeUnstageVolumeRequest { volume_id: volume.id.clone(), staging_target_path };
             let _removed_by_force_otherwise = call!(self, node.node_unstage_volume, request).await;
         }
-    }
-
-    /// One RPC.
-    async fn step<R>(
-        &mut self,
-        what: &'static str,
-        call: impl Future<Output = Result<R, Failure>>,
-        tell: impl FnOnce(&R) -> String,
-    ) -> Result<R, Break> {
-        self.go_on()?;
-        self.teller.begin(what);
-        match call.await {
-            Ok(answer) => {
-                self.teller.end(Mark::Done, what, &tell(&answer));
-                Ok(answer)
-            }
-            Err(failure) => Err(self.failed(what, failure.to_string())),
-        }
-    }
-
-    /// One RPC that may be refused for now (`None`).
-    async fn step_unless_refused<R>(
-        &mut self,
-        what: &'static str,
-        call: impl Future<Output = Result<R, Failure>>,
-        tell: impl FnOnce(&Option<R>) -> String,
-    ) -> Result<Option<R>, Break> {
-        self.go_on()?;
-        self.teller.begin(what);
-        let (mark, answer) = match call.await {
-            Ok(answer) => (Mark::Done, Some(answer)),
-            Err(failure) if failure.is_refusal() => (Mark::Later, None),
-            Err(failure) => return Err(self.failed(what, failure.to_string())),
-        };
-        self.teller.end(mark, what, &tell(&answer));
-        Ok(answer)
-    }
-
-    /// What is no RPC and goes without a line.
-    fn local<T, E: std::error::Error>(
-        &mut self,
-        what: &'static str,
-        work: impl FnOnce(&Self) -> Result<T, E>,
-    ) -> Result<T, Break> {
-        self.go_on()?;
-        work(self).map_err(|error| self.failed(what, crate::commands::standalone::chain(&error)))
-    }
-
-    /// The end of a step that the application took.
-    fn told(&mut self, what: &'static str, outcome: std::io::Result<String>) -> Result<(), Break> {
-        match outcome {
-            Ok(text) => {
-                self.teller.end(Mark::Done, what, &text);
-                self.go_on()
-            }
-            Err(error) => Err(self.failed(what, error.to_string())),
-        }
-    }
-
-    fn failed(&mut self, what: &str, reason: String) -> Break {
-        let reason = print::plain(&reason);
-        self.teller.end(Mark::Failed, what, &reason);
-        Break::new(what, reason)
-    }
-
-    fn go_on(&self) -> Result<(), Break> {
-        if self.interrupted.load(Ordering::Relaxed) { Err(Break::Interrupted) } else { Ok(()) }
     }
 }
 

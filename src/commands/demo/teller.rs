@@ -1,5 +1,6 @@
 //! How the demo tells what happens: a line for each step, with its time.
 
+use crate::commands::print;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     io::IsTerminal,
@@ -46,7 +47,7 @@ impl Teller {
 
     /// A line without a step.
     pub fn say(&self, text: &str) {
-        println!("{text}");
+        print::line(text);
     }
 
     /// A step begins.
@@ -73,7 +74,11 @@ impl Teller {
         }
         let (sign, colour) = mark.sign();
         let time = format!("{:>8}", milliseconds(took));
-        println!(" {} {what:<24} {}  {text}", self.painted(sign, colour), self.painted(&time, "2"));
+        print::line(format_args!(
+            " {} {what:<24} {}  {text}",
+            self.painted(sign, colour),
+            self.painted(&time, "2")
+        ));
     }
 
     /// How many went well.

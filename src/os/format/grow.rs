@@ -45,6 +45,7 @@ pub fn grow_detached(image: &Path) -> Result<()> {
     // resize2fs wants a check since the last mount. 1: errors were found and corrected.
     let check = ["-fp".as_ref(), image.as_os_str()];
     command::run(Tool::E2fsck, check, &[0, 1], LIMIT)?;
+    crate::failpoint!("format.checked");
     command::run(Tool::Resize2fs, [image.as_os_str()], &[0], LIMIT)?;
     let now = ext4(&file, image)?;
     if now.size == wanted {

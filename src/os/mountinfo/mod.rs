@@ -46,10 +46,12 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Whether this mount, or its superblock, is read-only.
+    /// Whether this mount, or its superblock, is read-only. ext4 on newer kernels calls what it does after
+    /// an error `emergency_ro`, and statfs(2) does not show that.
     pub fn is_read_only(&self) -> bool {
-        self.has("ro") || self.super_options.split(',').any(|option| option == "ro")
+        self.has("ro") || self.super_options.split(',').any(|option| matches!(option, "ro" | "emergency_ro"))
     }
+
     /// Whether a per-mount option is set.
     pub fn has(&self, option: &str) -> bool {
         self.options.split(',').any(|each| each == option)
@@ -116,7 +118,13 @@ fn look_for(path: &Path, id: StatxFlags) -> Result<Option<Place>> {
     let stat = match statx(CWD, path, flags, id | StatxFlags::INO) {
         Ok(stat) => stat,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(e) => return Err(e).at("examine", path),
+        Err(e) => {
+            let error = Err(e).at("examine", path);
+            return match error {
+                Err(e) if e.is_filesystem_down() => look_in_table(path),
+                error => error,
+            };
+        }
     };
     let given = StatxFlags::from_bits_retain(stat.stx_mask);
     if !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) || !given.intersects(id) {
@@ -131,6 +139,16 @@ fn look_for(path: &Path, id: StatxFlags) -> Result<Option<Place>> {
         mount_root: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         inode: Inode { device, number: stat.stx_ino },
     }))
+}
+
+/// A filesystem that has shut down tells nothing about itself, and must be unmounted all the same: its
+/// mount is found by its name. What lies below it can no longer be reached, and is no mount.
+fn look_in_table(path: &Path) -> Result<Option<Place>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    let point = parent.canonicalize().unwrap_or(parent.to_owned()).join(name);
+    // A later one is on top.
+    let mount = read()?.into_iter().rfind(|mount| mount.point == point);
+    Ok(mount.map(|mount| Place { mount_id: mount.id, mount_root: true }))
 }
 
 /// A line that cannot be understood is left out: it must not hide all the others.
@@ -299,6 +317,7 @@ mod tests {
         };
         assert!(of("ro,nosuid", "rw").is_read_only());
         assert!(of("rw,nosuid", "rw,ro").is_read_only());
+        assert!(of("rw,nosuid", "rw,emergency_ro").is_read_only());
         assert!(!of("rw,norecovery", "rw,errors=remount-ro").is_read_only());
         assert!(of("rw,nosuid", "rw").has("nosuid"));
         assert!(!of("rw,nosuid", "rw,nodev").has("nodev"));

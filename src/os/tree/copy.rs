@@ -58,7 +58,10 @@ impl Copy<'_> {
     fn all(&mut self) -> Result<()> {
         loop {
             match self.source.next()? {
-                Some(entry) => self.entry(&entry)?,
+                Some(entry) => {
+                    self.entry(&entry)?;
+                    crate::failpoint!("tree.copied");
+                }
                 None if self.source.depth() == 1 => return Ok(()),
                 None => {
                     self.leave_directory()?;

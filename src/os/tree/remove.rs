@@ -139,6 +139,7 @@ impl Removal<'_> {
             outcome = btrfs::destroy(parent, name);
         }
         if let (Ok(()), Ok(id)) = (outcome, id) {
+            crate::failpoint!("tree.subvolume-destroyed");
             btrfs::drop_qgroup(parent, id).map_err(|e| self.walk.failed_here(QGROUP, e))?;
             self.count();
         }
@@ -149,6 +150,7 @@ impl Removal<'_> {
     fn destroy_named(&mut self, name: &OsStr, id: u64) -> Result<Result<(), Errno>> {
         let outcome = self.unprotected(name, |at| btrfs::destroy(at, name))?;
         if outcome.is_ok() {
+            crate::failpoint!("tree.emptied-subvolume-destroyed");
             let parent = self.walk.directory()?;
             btrfs::drop_qgroup(parent, id).map_err(|e| self.walk.failed(QGROUP, name, e))?;
             self.count();
@@ -184,6 +186,7 @@ impl Removal<'_> {
     }
 
     fn count(&mut self) {
+        crate::failpoint!("tree.removed");
         self.removed += 1;
         (self.progress)(self.removed);
     }

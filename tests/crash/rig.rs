@@ -1,0 +1,218 @@
+//! Where cases run: a pool on a disk whose power can be cut, and the orchestrator's directories.
+
+use crate::{
+    model::{Model, Step},
+    scenario::Scenario,
+    support::{
+        co::Co,
+        driver::Driver,
+        host,
+        inventory::Inventory,
+        places::Places,
+        pool::{Cut, Kind, Pool},
+    },
+};
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+use tonic::Status;
+
+/// Of a pool. Sparse.
+const SIZE: u64 = 4 << 30;
+/// How long a driver may take until it answers, or strikes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A pool with its store, empty between cases.
+pub struct Rig {
+    pub pool: Pool,
+    pub places: Places,
+    pub empty: Inventory,
+}
+
+/// When the power fails by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// Only at a failpoint whose action is `stop`.
+    Stays,
+    /// As soon as the answer is there.
+    FailsAfterAnswer,
+}
+
+/// How a call ended whose driver may have been ended by a failpoint.
+pub struct End {
+    /// Running, unless something struck.
+    pub driver: Driver,
+    /// A failpoint has ended the process.
+    pub struck: bool,
+    /// The pool at the moment when the power failed.
+    pub cut: Option<Cut>,
+    /// What the orchestrator got, and what it knows then.
+    pub answer: Option<(Result<String, Status>, Model)>,
+}
+
+impl Rig {
+    pub fn new(disk: &Path, kind: Kind) -> Self {
+        let pool = Pool::below(disk, kind, SIZE);
+        let places = Places::new();
+        drop(Driver::start(&[("default", pool.path())], &[]));
+        let empty = Inventory::take(&pool, &[places.path()]);
+        Self { pool, places, empty }
+    }
+
+    pub fn inventory(&self) -> Inventory {
+        Inventory::take(&self.pool, &[self.places.path()])
+    }
+
+    /// A driver that nothing disturbs.
+    pub fn driver(&self, environment: &[(&str, &str)]) -> Driver {
+        Driver::start(&[("default", self.pool.path())], environment)
+    }
+
+    /// Does what comes before the operation. The driver is gone afterwards, as hard as can be: nothing
+    /// of the preparation may depend on it.
+    pub fn prepare(&self, scenario: &Scenario) -> Result<Model, String> {
+        let mut model = Model::new(scenario.spec.clone());
+        if scenario.operation == Step::Start {
+            self.empty_store();
+            return Ok(model);
+        }
+        let mut driver = self.driver(&[]);
+        let mut co = driver.co();
+        for step in &scenario.before {
+            if let Step::Interrupted(point, inner) = step {
+                driver.kill();
+                let armed = format!("{point}=kill");
+                let end = self.run(&model, **inner, &[("WHARF_FAILPOINT", &armed)], Power::Stays);
+                if !end.struck {
+                    return Err(format!("{point} was not reached while preparing"));
+                }
+                driver = self.driver(&[]);
+                co = driver.co();
+                // What the orchestrator has to assume.
+                model.assume(**inner);
+            } else if *step == Step::LoseLoop {
+                self.lose_loop();
+            } else {
+                model
+                    .perform(*step, &mut co, &self.places)
+                    .map_err(|e| format!("preparing ({step}): {e}"))?;
+            }
+        }
+        driver.kill();
+        Ok(model)
+    }
+
+    /// Somebody detaches what looks unused: a raw block volume's loop, the upper one of two.
+    fn lose_loop(&self) {
+        let loops = host::loops_below(self.pool.path());
+        let last = loops.last().expect("a loop of the volume");
+        host::run("losetup", ["--detach".as_ref(), last.node().as_os_str()]);
+    }
+
+    /// Back to the empty directory that the store was made in.
+    fn empty_store(&self) {
+        let home = self.pool.path();
+        for name in ["format.json", "lock"] {
+            fs::remove_file(home.join(name)).unwrap();
+        }
+        for name in ["volumes", "snapshots", "tmp", "trash"] {
+            fs::remove_dir(home.join(name)).unwrap();
+        }
+    }
+
+    /// Starts a driver and calls; returns when a failpoint has struck, or when there is an answer and
+    /// the driver is at rest.
+    pub fn run(&self, model: &Model, step: Step, environment: &[(&str, &str)], power: Power) -> End {
+        let mut driver = Driver::spawn(&[("default", self.pool.path())], environment);
+        let socket = driver.socket();
+        let gone = AtomicBool::new(false);
+        let mut cut = None;
+        let mut struck = false;
+        let answer = thread::scope(|scope| {
+            let call = scope.spawn(|| {
+                let mut model = model.clone();
+                let mut co = connect(&socket, &gone)?;
+                let answer = model.perform(step, &mut co, &self.places);
+                Some((answer, model))
+            });
+            let deadline = Instant::now() + PATIENCE;
+            while !call.is_finished() && !struck && Instant::now() < deadline {
+                thread::sleep(Duration::from_micros(300));
+                struck = has_struck(&mut driver);
+            }
+            if call.is_finished() && !struck {
+                let lost = call_is_lost(&socket);
+                if lost {
+                    // What a killed process has to close, such as a mount of its own, takes a moment.
+                    struck = driver.wait_exit(PATIENCE).is_some();
+                } else if power == Power::FailsAfterAnswer {
+                    driver.stop();
+                    struck = true;
+                } else {
+                    struck = self.rest(&mut driver);
+                }
+            }
+            if driver.is_stopped() {
+                cut = Some(self.pool.cut());
+            }
+            if struck || !call.is_finished() {
+                gone.store(true, Ordering::Relaxed);
+                driver.kill();
+            }
+            call.join().unwrap()
+        });
+        End { driver, struck, cut, answer }
+    }
+
+    /// After a power cut: nothing is mounted or attached any more, and on disk is what had got there.
+    pub fn reboot(&mut self, cut: Cut) {
+        assert!(self.places.unmount_all(), "something stays mounted in {}", self.places.path().display());
+        self.pool.reboot(cut);
+    }
+
+    /// After an answer: waits until trash is empty. Whether a failpoint has struck meanwhile.
+    fn rest(&self, driver: &mut Driver) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let busy =
+                fs::read_dir(self.pool.path().join("trash")).is_ok_and(|mut trash| trash.next().is_some());
+            if has_struck(driver) {
+                return true;
+            }
+            if !busy {
+                // The last point is behind the last removal.
+                thread::sleep(Duration::from_millis(5));
+                return has_struck(driver);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+}
+
+/// Whether nobody answers any more.
+fn call_is_lost(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_err()
+}
+
+fn has_struck(driver: &mut Driver) -> bool {
+    driver.is_stopped() || driver.ended().is_some()
+}
+
+fn connect(socket: &Path, gone: &AtomicBool) -> Option<Co> {
+    while !gone.load(Ordering::Relaxed) {
+        if socket.exists()
+            && let Ok(mut co) = Co::try_connect(socket)
+            && co.probe().is_ok()
+        {
+            return Some(co);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    None
+}
