@@ -94,12 +94,23 @@ pub fn loops_below(directory: &Path) -> Vec<Loop> {
 }
 
 /// Detaches a loop if it still shows this file: its number may have gone to somebody else, perhaps to a
-/// device that only a bind mount holds, and `losetup --detach` does not look. Whether it is gone.
+/// device that only a bind mount holds, and `losetup --detach` does not look. Whether it is gone, or goes
+/// with its last user: a mount namespace that somebody else has made may hold a copy of a test's mounts.
 pub fn detach(number: u32, backing: &Path) -> bool {
     // While it is open, its number stays with it.
     let Ok(Some(held)) = loopdev::open(number) else { return true };
     match loopdev::backing_path(number) {
-        Ok(Some(found)) if found.path == backing => loopdev::clear(held).unwrap_or(false),
+        Ok(Some(found)) if found.path == backing => {
+            loopdev::clear(held).unwrap_or(false) || go_with_last_user(number, backing)
+        }
+        _ => true,
+    }
+}
+
+fn go_with_last_user(number: u32, backing: &Path) -> bool {
+    let Ok(Some(held)) = loopdev::open(number) else { return true };
+    match loopdev::backing_path(number) {
+        Ok(Some(found)) if found.path == backing => loopdev::set_autoclear(&held, true).is_ok(),
         _ => true,
     }
 }

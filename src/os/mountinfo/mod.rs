@@ -148,7 +148,13 @@ fn look_in_table(path: &Path) -> Result<Option<Place>> {
     let point = parent.canonicalize().unwrap_or(parent.to_owned()).join(name);
     // A later one is on top.
     let mount = read()?.into_iter().rfind(|mount| mount.point == point);
-    Ok(mount.map(|mount| Place { mount_id: mount.id, mount_root: true }))
+    Ok(mount.map(|mount| Place {
+        mount_id: mount.id,
+        unique: false,
+        mount_root: true,
+        // No inode has this number; its own cannot be asked for.
+        inode: Inode { device: mount.device, number: 0 },
+    }))
 }
 
 /// A line that cannot be understood is left out: it must not hide all the others.
