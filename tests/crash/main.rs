@@ -4,8 +4,8 @@
 //! repeats the call as an orchestrator would: the answer, everything on disk and in the kernel and the
 //! volumes' data must be as if nothing had happened.
 //!
-//! By default every failpoint is struck once for each way to end, with scenario and pool dealt by the
-//! commit (`WHARF_COMMIT`, else git's HEAD). `WHARF_TEST_FULL=1` strikes every hit of every scenario on
+//! By default every failpoint is struck twice, with scenario, pool and ways to end dealt by the commit
+//! (`WHARF_COMMIT`, else git's HEAD). `WHARF_TEST_FULL=1` strikes every hit of every scenario on
 //! every pool. To repeat some: `WHARF_CRASH_SCENARIO="ext4/create on Xfs"` (all or the beginning of a
 //! scenario and its pool) and `WHARF_CRASH_CASE="kill at draft.renamed@1"` (any part of a description).
 

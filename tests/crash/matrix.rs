@@ -237,10 +237,13 @@ impl Matrix {
         }
     }
 
-    /// Every point once for each way to end.
+    /// Every point once for each of two ways to end.
     fn run_dealt(&mut self, reached: &BTreeMap<String, Vec<(Target, Hit)>>) {
         for (point, places) in reached {
-            for kind in [Kind::Kill, Kind::KillTwice(0), Kind::PowerCut] {
+            let kinds = [Kind::Kill, Kind::KillTwice(0), Kind::PowerCut];
+            let left_out = self.deal.choose(&format!("{point} is spared"), kinds.len());
+            for kind in kinds.into_iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, kind)| kind)
+            {
                 let (target, hit) = &places[self.deal.choose(&format!("{point} {kind}"), places.len())];
                 self.count_one(target, kind, hit);
             }
