@@ -99,7 +99,9 @@ pub fn detach(number: u32, backing: &Path) -> bool {
     // While it is open, its number stays with it.
     let Ok(Some(held)) = loopdev::open(number) else { return true };
     match loopdev::backing_path(number) {
-        Ok(Some(found)) if found.path == backing => loopdev::clear(held).unwrap_or(false) || go_later(number, backing),
+        Ok(Some(found)) if found.path == backing => {
+            loopdev::clear(held).unwrap_or(false) || go_later(number, backing)
+        }
         _ => true,
     }
 }
@@ -151,9 +153,14 @@ pub fn release(directory: &Path, itself: bool) -> bool {
         for mount in mounts.iter().rev() {
             let _ = attempt("umount", [mount.point.as_os_str()]);
         }
+        let left = self::mounts();
         // Stacked ones come last in the list.
         for each in loops.iter().rev() {
-            let _ = detach(each.number, &each.backing);
+            // Not before its last bind is gone: that would show whoever gets the number next.
+            let (device, node) = (device_number(each.number), PathBuf::from(format!("/loop{}", each.number)));
+            if !left.iter().any(|mount| mount.device == device || mount.root == node) {
+                let _ = detach(each.number, &each.backing);
+            }
         }
         thread::sleep(Duration::from_millis(20));
     }

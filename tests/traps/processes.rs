@@ -13,7 +13,6 @@ use crate::{
     },
 };
 use rustix::process::{Pid, Signal, kill_process};
-use tonic::Code;
 use std::{
     fs,
     path::Path,
@@ -21,6 +20,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tonic::Code;
 
 fn entries(pool: &Path, below: &str) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(pool.join(below))
@@ -52,7 +52,9 @@ fn what_a_living_process_makes_is_no_leftover() {
         let source = scene.running("source", &spec);
         write_durably(&source.target.join("f"), b"kept");
         scene.stop(&source);
-        for point in ["draft.directory-made", "image.allocated", "draft.record-written", "content.transferred"] {
+        for point in
+            ["draft.directory-made", "image.allocated", "draft.record-written", "content.transferred"]
+        {
             let restores = point.starts_with("content");
             scene.restart_with(&[("WHARF_FAILPOINT", &format!("{point}=stop"))]);
             let name = format!("made-{point}");
@@ -68,7 +70,10 @@ fn what_a_living_process_makes_is_no_leftover() {
                 let (code, report) = gc(&home);
                 assert_eq!(entries(&home, "tmp"), living, "{point}: taken for a leftover: {report}");
                 assert_eq!(entries(&home, "trash"), Vec::<String>::new());
-                println!("gc: {kind:?} {point}: tmp/{} kept by a start and by gc (exit code {code:?})", living[0]);
+                println!(
+                    "gc: {kind:?} {point}: tmp/{} kept by a start and by gc (exit code {code:?})",
+                    living[0]
+                );
                 kill_process(Pid::from_raw(driver.pid().cast_signed()).unwrap(), Signal::CONT).unwrap();
                 let made = call.join().unwrap().unwrap();
                 let volumes = second.co().volumes().unwrap();
@@ -85,8 +90,10 @@ fn what_a_living_process_makes_is_no_leftover() {
         for by_gc in [true, false] {
             let second = by_gc.then(|| Driver::start(&[("default", scene.pool.path())], &[]));
             scene.driver.kill();
-            scene.driver =
-                Driver::start(&[("default", scene.pool.path())], &[("WHARF_FAILPOINT", "image.allocated=kill")]);
+            scene.driver = Driver::start(
+                &[("default", scene.pool.path())],
+                &[("WHARF_FAILPOINT", "image.allocated=kill")],
+            );
             scene.co = scene.driver.co();
             assert!(scene.co.create("killed", &spec).is_err());
             assert_eq!(entries(scene.pool.path(), "tmp").len(), 1);
@@ -142,7 +149,12 @@ fn sigterm_in_the_middle_of_a_copy() {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(entries(&home, "volumes").len(), 1);
-    println!("SIGTERM after {:?} and {at} bytes: ended in {took:?} with {:?}: {}", start.elapsed(), status.code(), status.message());
+    println!(
+        "SIGTERM after {:?} and {at} bytes: ended in {took:?} with {:?}: {}",
+        start.elapsed(),
+        status.code(),
+        status.message()
+    );
     scene.restart();
     assert_same(&before, &Inventory::take(&scene.pool, &[scene.places.path()]));
     let again = Instant::now();
