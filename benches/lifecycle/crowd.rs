@@ -1,11 +1,15 @@
 //! Whether the same calls cost the same when much is there already; the driver's memory.
+//!
+//! Machines are not equally busy from one minute to the next, so each state is compared with a second driver,
+//! the control, whose volumes live by turns with those of the first. It has ten volumes on a pool of its own
+//! and a mount namespace of its own. Loop devices are the machine's: there the control lives before and after.
 
 use super::{
     Effort,
     figures::{Table, Times, ms, verdict},
     ground::Ground,
     lives::{self, Life, RPCS, eight},
-    machine::checkpoint,
+    machine::{checkpoint, progress},
     support::{
         MIB,
         co::{Co, Spec},
@@ -15,7 +19,7 @@ use super::{
         unique,
     },
 };
-use std::{fs, sync::Mutex, thread, time::Duration};
+use std::{fs, process::Command, sync::Mutex, thread, time::Duration};
 
 /// What may be on the pool beside the volume whose life is measured.
 struct Crowd<'a> {
@@ -26,9 +30,6 @@ struct Crowd<'a> {
     /// Of directories, in the order in which they were made.
     ids: Vec<String>,
 }
-
-const IMAGE: &str = "image, ext4, 1 GiB";
-const DIRECTORY: &str = "directory, advisory";
 
 impl Crowd<'_> {
     /// Directories without a limit: a record and an empty directory each.
@@ -91,13 +92,21 @@ impl Crowd<'_> {
         });
     }
 
-    /// What a life costs now, for an image and a directory. Purging waits until nobody is measured.
-    fn measure(&self) -> [(&'static str, Life); 2] {
+    /// What lives cost here and, by turns, what they cost the control.
+    fn compare(&self, control: &Control) -> [Pair; 2] {
+        // Purging waits until nobody is measured.
         thread::sleep(Duration::from_millis(500));
-        [(IMAGE, Spec::image("ext4").size(1024 * MIB)), (DIRECTORY, Spec::directory("advisory").size(MIB))]
-            .map(|(what, spec)| {
-                (what, lives::many(&self.driver, &self.places, &spec, 1, self.effort.of(8, 40)))
-            })
+        specs().map(|spec| {
+            let mut pair = Pair::default();
+            let mut warm = Pair::default();
+            let (mut here, mut there) = (self.driver.co(), control.driver.co());
+            for round in 0..=self.effort.of(8, 40) {
+                let pair = if round == 0 { &mut warm } else { &mut pair };
+                lives::live(&mut here, &self.places, &spec, &mut pair.crowd);
+                lives::live(&mut there, &control.places, &spec, &mut pair.control);
+            }
+            pair
+        })
     }
 
     fn lists(&mut self) -> [Times; 3] {
@@ -107,6 +116,8 @@ impl Crowd<'_> {
             assert!(list.of(|| co.volumes()).unwrap().len() >= self.ids.len());
             capacity.of(|| co.capacity(&Spec::new())).unwrap();
         }
+        // A client that is not listening would have to be waited for.
+        drop(co);
         for _ in 0..3 {
             checkpoint();
             self.driver.terminate();
@@ -116,7 +127,44 @@ impl Crowd<'_> {
     }
 }
 
+/// Lives of the crowd's and of the control's volumes.
+#[derive(Default)]
+struct Pair {
+    crowd: Life,
+    control: Life,
+}
+
+struct Control {
+    driver: Driver,
+    places: Places,
+    _ground: Ground,
+}
+
+impl Control {
+    fn new() -> Self {
+        let ground = Ground::new(Kind::Xfs, 32);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", env!("CARGO_BIN_EXE_wharf"), "standalone"]);
+        command.args(["--node-id", "node-1", "--pool"]).arg(format!("default={}", ground.home().display()));
+        let mut driver = Driver::spawn_as(command, &[]);
+        assert!(driver.wait_until_ready(), "{}", driver.log());
+        let mut co = driver.co();
+        let spec = Spec::directory("advisory").size(MIB);
+        (0..10).for_each(|_| drop(co.create(&unique("control"), &spec).unwrap()));
+        Self { driver, places: Places::new(), _ground: ground }
+    }
+
+    fn lives(&self, effort: Effort) -> [Life; 2] {
+        specs().map(|spec| lives::many(&self.driver, &self.places, &spec, 1, effort.of(8, 40)))
+    }
+}
+
+fn specs() -> [Spec; 2] {
+    [Spec::image("ext4").size(1024 * MIB), Spec::directory("advisory").size(MIB)]
+}
+
 pub fn print(effort: Effort) {
+    let control = Control::new();
     let ground = Ground::new(Kind::Xfs, 256);
     let driver = ground.driver();
     let mut crowd = Crowd { ground: &ground, driver, places: Places::new(), effort, ids: Vec::new() };
@@ -125,39 +173,54 @@ pub fn print(effort: Effort) {
     let mut states = Vec::new();
     let mut lists = Table::new(["volumes", "ListVolumes, all", "GetCapacity", "start to first answer"]);
     for volumes in [10, some, most] {
+        progress(&format!("making {volumes} volumes"));
         crowd.plant(volumes);
-        states.push((format!("{volumes} volumes"), crowd.measure()));
+        progress("living with them");
+        states.push((format!("{volumes} volumes"), crowd.compare(&control)));
+        progress("listing and restarting");
         let [list, capacity, start] = crowd.lists();
         let start = start.against((volumes == most).then_some(2000.0));
         lists.row([volumes.to_string(), list.shown(), capacity.shown(), start]);
     }
+    progress("mounting");
     crowd.mount(mounted);
-    states.push((format!("and {} mounts", mounted * 2), crowd.measure()));
+    progress("living with mounts");
+    states.push((format!("and {} mounts", mounted * 2), crowd.compare(&control)));
+    let before = control.lives(effort);
+    progress("attaching");
     let blocks = crowd.attach(attached);
-    states.push((format!("and {attached} loops"), crowd.measure()));
+    progress("living with loops");
+    let mut with_loops = crowd.compare(&control);
+    let resident = memory(&crowd.driver);
+    progress("detaching");
+    crowd.detach(blocks);
+    progress("living without loops");
+    let after = control.lives(effort);
+    for ((pair, before), after) in with_loops.iter_mut().zip(before).zip(after) {
+        pair.control = before;
+        pair.control.iter_mut().zip(after).for_each(|(times, more)| times.append(more));
+    }
+    states.push((format!("and {attached} loops"), with_loops));
+    progress("unmounting");
+    crowd.unmount(mounted);
+    progress("done");
     print_states(&states);
     lists.print("Lists and start, XFS: ms, median / p95");
-    println!("\nresident after all this: {}", memory(&crowd.driver));
-    crowd.detach(blocks);
-    crowd.unmount(mounted);
+    println!("\nresident with all this: {resident}");
 }
 
-fn print_states(states: &[(String, [(&'static str, Life); 2])]) {
-    for (index, what) in [IMAGE, DIRECTORY].into_iter().enumerate() {
+fn print_states(states: &[(String, [Pair; 2])]) {
+    for (index, what) in ["image, ext4, 1 GiB", "directory, advisory"].into_iter().enumerate() {
         let mut table = Table::new(["there already"].into_iter().chain(RPCS));
-        let first = &states[0].1[index].1;
-        for (state, lives) in states {
-            let cells = lives[index].1.iter().zip(first).enumerate().map(|(rpc, (times, base))| {
-                if rpc == 0 && std::ptr::eq(times, base) {
-                    return times.shown();
-                }
+        for (state, pairs) in states {
+            let Pair { crowd, control } = &pairs[index];
+            let cells = crowd.iter().zip(control).map(|(times, base)| {
                 format!("{} ({})", times.shown(), ratio(times.median() / base.median()))
             });
             table.row([state.clone()].into_iter().chain(cells));
         }
-        table.print(&format!(
-            "With much there already, XFS, {what}, one caller: ms, median / p95 (times the first row)"
-        ));
+        let title = "With much there already, XFS, one caller: ms, median / p95 (times that of a driver with 10 volumes)";
+        table.print(&format!("{title}: {what}"));
     }
 }
 

@@ -3,8 +3,12 @@
 use super::support::host::attempt;
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
+    time::Instant,
 };
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -25,6 +29,12 @@ pub fn isolate() {
             INTERRUPTED.store(true, Ordering::Relaxed);
         });
     });
+}
+
+/// What is going on, on standard error: a full run is long.
+pub fn progress(what: &str) {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    eprintln!("[{:5.1} s] {what}", BEGAN.elapsed().as_secs_f64());
 }
 
 /// Ends a run that was interrupted.

@@ -11,11 +11,7 @@ use crate::{
     store::{IMAGE, Kind, Pool},
     volume::{Key, Layout, VolumeRecord},
 };
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, thread, time::Duration};
 
 /// Attaches an image, or finds the loop that has it. A short-lived reader (a look at the superblock, at
 /// its extents) is waited for.
@@ -181,7 +177,7 @@ pub fn status(number: u32) -> Result<Option<loopdev::Status>> {
 
 /// The volume that a mount belongs to, by the path of what backs it. A hint that is good enough to
 /// unmount by (also when the volume's files are gone), never to bind by.
-pub fn key_of(mount: &Mount, homes: &[PathBuf]) -> Result<Option<Key>> {
+pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
     let doing = || format!("looking at {}", mount.point.display());
     if let Some(key) = directory::key_of_root(&mount.root) {
         return Ok(Some(key));
@@ -196,14 +192,26 @@ pub fn key_of(mount: &Mount, homes: &[PathBuf]) -> Result<Option<Key>> {
     let Some(number) = number else { return Ok(None) };
     let mut backing = loopdev::backing_path(number).doing(doing)?;
     // A stacked loop: look at the one below.
-    if let Some(base) = backing.as_ref().and_then(|backing| loop_number(&backing.path)) {
+    if let Some(base) = status(number)?.and_then(|status| loopdev::number_of(status.backing_rdev)) {
         backing = loopdev::backing_path(base).doing(doing)?;
     }
-    Ok(backing.and_then(|backing| key_of_image(&backing.path, homes)))
+    Ok(backing.and_then(|backing| key_of_image(&backing.path)))
+}
+
+/// Whether a loop shows an image that is called as this volume's.
+pub fn is_named_by_a_loop(key: Key) -> Result<bool> {
+    let doing = || format!("looking for loop devices of volume {key}");
+    for (number, _) in loopdev::all().doing(doing)? {
+        let backing = loopdev::backing_path(number).doing(doing)?;
+        if backing.is_some_and(|backing| key_of_image(&backing.path) == Some(key)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Loops without AUTOCLEAR that show the deleted image of a volume: nothing but Unstage ends them.
-pub fn orphans_of(key: Key, homes: &[PathBuf]) -> Result<Vec<u32>> {
+pub fn orphans_of(key: Key) -> Result<Vec<u32>> {
     let doing = || format!("looking for loop devices of volume {key}");
     let mut orphans = Vec::new();
     for (number, status) in loopdev::all().doing(doing)? {
@@ -211,26 +219,21 @@ pub fn orphans_of(key: Key, homes: &[PathBuf]) -> Result<Vec<u32>> {
             continue;
         }
         let backing = loopdev::backing_path(number).doing(doing)?;
-        if backing.is_some_and(|backing| backing.deleted && key_of_image(&backing.path, homes) == Some(key)) {
+        if backing.is_some_and(|backing| backing.deleted && key_of_image(&backing.path) == Some(key)) {
             orphans.push(number);
         }
     }
     Ok(orphans)
 }
 
-fn loop_number(path: &Path) -> Option<u32> {
-    path.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
-}
-
-/// `<home>/volumes/<key>/data/disk.img`
-fn key_of_image(path: &Path, homes: &[PathBuf]) -> Option<Key> {
+/// `…/volumes/<key>/data/disk.img`. What comes before is the path in the mount namespace that attached
+/// it, which may have ended: a container that was restarted. A removed volume's image is in trash.
+fn key_of_image(path: &Path) -> Option<Key> {
     if path.file_name()? != IMAGE {
         return None;
     }
     let object = path.parent()?.parent()?;
-    // A removed volume's image has moved to trash.
-    let of_pool = homes.iter().any(|home| {
-        object.parent() == Some(&home.join("volumes")) || object.parent() == Some(&home.join("trash"))
-    });
+    let kind = object.parent()?.file_name()?;
+    let of_pool = kind == "volumes" || kind == "trash";
     of_pool.then(|| Key::parse(object.file_name()?.to_str()?.split('.').next()?)).flatten()
 }

@@ -139,7 +139,7 @@ fn flush(origin: &Origin) -> Result<()> {
 fn flush_loop(number: u32, key: Key) -> Result<()> {
     let doing = || format!("flushing volume {key}");
     let device = loopdev::device_number(number);
-    let mounted = mountinfo::read().doing(doing)?.into_iter().find(|mount| mount.device == device);
+    let mounted = mountinfo::of_device(device).doing(doing)?.into_iter().next();
     match mounted {
         Some(mount) => sync_mounted(&mount.point, device).doing(doing),
         None => loopdev::sync(number).doing(doing),

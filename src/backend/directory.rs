@@ -7,7 +7,7 @@ use crate::{
     store::{Draft, Kind, Pool},
     volume::{Key, LimitMode, VolumeRecord},
 };
-use std::{ffi::OsString, fs::File, os::unix::ffi::OsStrExt, path::Path};
+use std::{fs::File, path::Path};
 
 /// Root mode of a new directory, as mkfs gives a new filesystem.
 const ROOT_MODE: u32 = 0o755;
@@ -46,28 +46,7 @@ pub fn limit(data: &Path, record: &VolumeRecord) -> Result<()> {
 
 /// Where the directory is mounted, wherever in this mount namespace.
 pub fn mounts(pool: &Pool, key: Key) -> Result<Vec<mountinfo::Mount>> {
-    let suffix = root_suffix(key);
-    let doing = || format!("looking for mounts of volume {key}");
-    let data = pool.data(Kind::Volume, key);
-    let Some(root) = file::stat(&data).doing(doing)? else { return Ok(Vec::new()) };
-    let mounts = mountinfo::read().doing(doing)?;
-    let mut ours = Vec::new();
-    for mount in mounts.into_iter().filter(|mount| ends_with(&mount.root, &suffix)) {
-        // Of several mounts at one point only the one on top can be looked at; a hidden one counts.
-        if file::stat(&mount.point).doing(doing)?.is_none_or(|stat| stat.inode == root.inode) {
-            ours.push(mount);
-        }
-    }
-    Ok(ours)
-}
-
-/// How mountinfo's root field of the volume ends, whatever the pool's place in its filesystem.
-fn root_suffix(key: Key) -> OsString {
-    format!("/volumes/{key}/data").into()
-}
-
-fn ends_with(root: &Path, suffix: &OsString) -> bool {
-    root.as_os_str().as_bytes().ends_with(suffix.as_bytes())
+    mountinfo::of_root(&pool.data(Kind::Volume, key)).doing(|| format!("looking for mounts of volume {key}"))
 }
 
 /// The key in mountinfo's root field of a mounted directory volume.

@@ -134,7 +134,7 @@ fn volume(pool: &Pool, key: Key, attachments: &Attachments) -> Option<Row> {
         Ok((_, ailments)) => ailments,
         Err(error) => return Some(damaged(pool, key, error.chain())),
     };
-    let promised = pool.ledger().of(key);
+    let promised = pool.ledger().of(key).bytes;
     let (loop_device, mounts) = attachments.of(pool, &record);
     let worst = ailments.iter().map(|ailment| ailment.severity).max();
     Some(Row {
@@ -221,7 +221,7 @@ fn damaged(pool: &Pool, key: Key, reason: String) -> Row {
         limit: None,
         size: None,
         owned: None,
-        promised: pool.ledger().of(key),
+        promised: pool.ledger().of(key).bytes,
         loop_device: None,
         mounts: Vec::new(),
         health: service::Severity::Inaccessible.as_str(),

@@ -176,7 +176,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// fsync(2).
-fn settle(file: &File) -> std::io::Result<()> {
+fn settle(file: &File) -> io::Result<()> {
     #[cfg(feature = "failpoints")]
     if crate::failpoint::sync_is_left_out() {
         return Ok(());

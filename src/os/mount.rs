@@ -57,7 +57,9 @@ impl Attributes {
             (self.noatime, MOUNT_ATTR_NOATIME),
         ];
         let set = set.iter().filter(|(wanted, _)| *wanted).fold(0, |bits, (_, bit)| bits | bit);
-        (set, if self.noatime { MOUNT_ATTR__ATIME } else { 0 })
+        // A clone brings along what its source was mounted with; only a read-only source stays so.
+        let foreign = (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) & !set;
+        (set, foreign | if self.noatime { MOUNT_ATTR__ATIME } else { 0 })
     }
 }
 
@@ -73,7 +75,7 @@ pub fn mount(source: &Path, target: &Path, fstype: &str, attributes: Attributes,
 
 /// Binds `source` (the mount or directory or node that is there now, not what is mounted below it) on
 /// `target` with all attributes in one step: open_tree, mount_setattr, move_mount. Symlinks at the end
-/// of either path are not followed. Attributes only add to those of the source's mount; whether mounts
+/// of either path are not followed. A source that is mounted read-only stays so; whether mounts
 /// propagate is left as it is there.
 pub fn bind(source: &Path, target: &Path, attributes: Attributes) -> Result<()> {
     // From here on through descriptors: no exchange of a path can redirect the mount.

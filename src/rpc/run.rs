@@ -22,12 +22,19 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task, time};
+use tokio::{
+    sync::{Semaphore, watch},
+    task, time,
+};
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
 /// Answers come this long before the caller's deadline, so that it sees ABORTED and not its own timeout.
 const MARGIN: Duration = Duration::from_secs(1);
+
+/// How many volumes and snapshots are made at a time: copies may take minutes, and the rest of the threads
+/// stays for requests that must not wait for them (Probe, Unpublish, Unstage).
+const SLOTS: usize = 32;
 
 type Outcome = Option<Arc<dyn Any + Send + Sync>>;
 
@@ -38,12 +45,14 @@ pub struct Runner {
     metrics: Arc<Metrics>,
     running: Arc<Mutex<HashMap<Uuid, watch::Receiver<Outcome>>>>,
     requests: Arc<AtomicU64>,
+    slots: Arc<Semaphore>,
 }
 
 impl Runner {
     /// One for a process: joining works across connections.
     pub fn new(service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        Self { service, metrics, running: Arc::default(), requests: Arc::default() }
+        let slots = Arc::new(Semaphore::new(SLOTS));
+        Self { service, metrics, running: Arc::default(), requests: Arc::default(), slots }
     }
 
     /// The service behind.
@@ -111,7 +120,7 @@ impl Runner {
         }
         drop(running);
         let (service, all) = (Arc::clone(&self.service), Arc::clone(&self.running));
-        task::spawn_blocking(move || {
+        let work = move || {
             let result = catch_unwind(AssertUnwindSafe(|| work(&service))).unwrap_or_else(|panic| {
                 tracing::error!(method, panic = status::panic_text(&*panic), "a request panicked");
                 Err(Error::Internal("the request hit a bug in the driver; see its log".into()))
@@ -125,6 +134,15 @@ impl Runner {
                 tracing::warn!(method, error = error.chain(), "work failed after its caller had gone");
             }
             let _ = sender.send(Some(Arc::new(result)));
+        };
+        let slots = join.map(|_| Arc::clone(&self.slots));
+        task::spawn(async move {
+            // The semaphore is never closed; and without a slot the work would be as right.
+            let _slot = match slots {
+                Some(slots) => slots.acquire_owned().await.ok(),
+                None => None,
+            };
+            let _ended = task::spawn_blocking(work).await;
         });
         receiver
     }

@@ -21,6 +21,7 @@ pub fn code(error: &Error) -> Code {
         // CSI names no code for a full disk outside CreateVolume and CreateSnapshot; this is the one that is retried.
         Error::Os { source, .. } if source.is_no_space() => Code::ResourceExhausted,
         Error::Os { source, .. } if source.is_in_the_way() => Code::Aborted,
+        // The driver is ending; the same request after its restart starts anew.
         Error::Os { source, .. } if source.is_cancelled() => Code::Unavailable,
         Error::Damaged(_) | Error::Os { .. } | Error::Internal(_) => Code::Internal,
     }

@@ -93,6 +93,7 @@ impl Service {
             Some((source, way)) => {
                 let mut progress = self.progress(&purpose, source.origin.size_bytes);
                 content::transfer(&source.origin, way, &draft, Some((pool, record)), &mut progress)
+                    .inspect(|()| promise_again(pool, &source.origin, way))
                     .and_then(|()| finish(&draft, record))
             }
         }
@@ -185,10 +186,17 @@ pub(super) fn reserve(
     let shared =
         origin.filter(|(origin, way)| way.shares() && origin.kind == Kind::Volume).map(|(origin, _)| origin);
     let Some(origin) = shared else { return pool.reserve(bytes, purpose) };
-    let owned = origin.size_bytes.saturating_sub(pool.ledger().of(origin.key));
+    let owned = origin.size_bytes.saturating_sub(pool.ledger().of(origin.key).bytes);
     let reservation = pool.reserve(bytes.saturating_add(owned), purpose)?;
     pool.ledger().set(origin.key, origin.size_bytes);
     Ok(reservation)
+}
+
+/// A look at the disk between [`reserve`] and the cut still saw the origin own its blocks.
+pub(super) fn promise_again(pool: &Pool, origin: &Origin, way: Way) {
+    if way.shares() && origin.kind == Kind::Volume {
+        pool.ledger().set(origin.key, origin.size_bytes);
+    }
 }
 
 fn fill_fresh(pool: &Pool, draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {

@@ -85,7 +85,10 @@ impl Service {
     ) -> Result<VolumeRecord> {
         pool.verify()?;
         let purpose = format!("growing volume {} to {target} bytes", record.key);
-        let more = target - record.size_bytes;
+        // An attempt that was interrupted before its record may already own a part.
+        let path = pool.image(Kind::Volume, record.key);
+        let owned = file::stat(&path).doing(|| purpose.clone())?.map_or(0, |stat| stat.allocated);
+        let more = (target - record.size_bytes).saturating_sub(owned.saturating_sub(record.size_bytes));
         // RESOURCE_EXHAUSTED would be retried for ever at the old size, and the user could not shrink the wish.
         let _room = pool.reserve(more, &purpose).map_err(|error| match error {
             Error::NoSpace(message) => Error::OutOfRange(message),
@@ -115,8 +118,10 @@ impl Service {
 
     /// Grows the filesystem of a staged or published volume to its recorded size.
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
-        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
+        let (_, record, _) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        // It may have been unmounted meanwhile, and what is grown is what is mounted there.
+        let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         check_capability(&record, request.capability.as_ref())?;
         if request.range.required > record.size_bytes {
             return Err(Error::OutOfRange(format!(
@@ -215,7 +220,16 @@ fn take_over(number: u32, record: &VolumeRecord) -> Result<()> {
     let doing = || format!("resizing loop device {number} of volume {}", record.key);
     let gone = || Error::Refused(format!("loop device {number} of volume {} has vanished", record.key));
     let held = loopdev::open(number).doing(doing)?.ok_or_else(gone)?;
-    loopdev::set_capacity(&held, record.size_bytes).doing(doing)
+    loopdev::set_capacity(&held, record.size_bytes).doing(doing)?;
+    // A read-only loop on top of a raw block volume's has a size of its own.
+    if record.shape.access == Access::Block {
+        for stacked in loopdev::stacked_on(number).doing(doing)? {
+            if let Some(held) = loopdev::open(stacked).doing(doing)? {
+                loopdev::set_capacity(&held, record.size_bytes).doing(doing)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Service {

@@ -137,7 +137,10 @@ impl Service {
             let located = Located { pool: &pool, record: &record };
             for path in [&request.staged, &request.published].into_iter().flatten() {
                 if let Some(place) = path.absolute() {
-                    in_use(located, place, &mut ailments)?;
+                    ailments.extend(confirmed(|| {
+                        let mut found = Vec::new();
+                        in_use(located, place, &mut found).map(|()| found)
+                    })?);
                 }
             }
         }
@@ -211,20 +214,46 @@ pub enum Look {
     Thorough,
 }
 
+/// What two looks in a row agree on: during one the volume may be deleted, made anew or unmounted.
+fn confirmed(look: impl Fn() -> Result<Vec<Ailment>>) -> Result<Vec<Ailment>> {
+    let first = look();
+    if first.as_ref().is_ok_and(Vec::is_empty) {
+        return first;
+    }
+    let second = look()?;
+    Ok(match first {
+        Ok(first) => {
+            second.into_iter().filter(|it| first.iter().any(|same| same.reason == it.reason)).collect()
+        }
+        Err(_) => second,
+    })
+}
+
 /// What a look at the files tells. `node` stands in where the record cannot be read.
 pub fn at_rest(pool: &Pool, key: Key, node: &NodeName, look: Look) -> Result<(NodeName, Vec<Ailment>)> {
-    let record = match pool.volume(key) {
-        Ok(Some(record)) => record,
-        Ok(None) => return Ok((node.clone(), Vec::new())),
-        Err(Error::Damaged(message)) => return Ok((node.clone(), vec![damaged(message)])),
-        Err(error) => return Err(error),
-    };
+    let ailments = confirmed(|| match pool.volume(key) {
+        Ok(Some(record)) => record_at_rest(pool, &record, look),
+        Ok(None) => Ok(Vec::new()),
+        Err(Error::Damaged(message)) => Ok(vec![damaged(message)]),
+        // One volume that cannot be looked at must not hide the others.
+        Err(error) => Ok(vec![unreadable(&error)]),
+    })?;
+    let node = pool.volume(key).ok().flatten().map_or_else(|| node.clone(), |record| record.node);
+    Ok((node, ailments))
+}
+
+fn record_at_rest(pool: &Pool, record: &VolumeRecord, look: Look) -> Result<Vec<Ailment>> {
     let mut ailments = Vec::new();
-    match record.shape.layout {
-        Layout::Image => image_at_rest(pool, &record, look, &mut ailments)?,
-        Layout::Directory => directory_at_rest(pool, &record, look, &mut ailments)?,
-    }
-    Ok((record.node, ailments))
+    let looked = match record.shape.layout {
+        Layout::Image => image_at_rest(pool, record, look, &mut ailments),
+        Layout::Directory => directory_at_rest(pool, record, look, &mut ailments),
+    };
+    ailments.extend(looked.err().map(|error| unreadable(&error)));
+    Ok(ailments)
+}
+
+fn unreadable(error: &Error) -> Ailment {
+    Ailment { severity: Severity::Inaccessible, reason: "Unreadable", message: error.chain() }
 }
 
 fn damaged(message: String) -> Ailment {
@@ -246,10 +275,17 @@ fn image_at_rest(pool: &Pool, record: &VolumeRecord, look: Look, ailments: &mut 
             message: format!("{} has {} of {} bytes", path.display(), stat.size, record.size_bytes),
         }),
         Some(_) => {
-            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough)
-                && let Err(Error::Damaged(message)) = image::check_content(&path, filesystem, record)
-            {
-                ailments.push(Ailment { severity: Severity::DataLoss, reason: "ForeignContent", message });
+            if let Some(filesystem) = record.shape.filesystem.filter(|_| look == Look::Thorough) {
+                match image::check_content(&path, filesystem, record) {
+                    Err(Error::Damaged(message)) => {
+                        ailments.push(Ailment {
+                            severity: Severity::DataLoss,
+                            reason: "ForeignContent",
+                            message,
+                        });
+                    }
+                    looked => drop(looked?),
+                }
             }
         }
     }

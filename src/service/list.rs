@@ -9,8 +9,8 @@ use crate::{
     error::{Error, Result},
     store::{Kind, Pool},
     volume::{
-        Access, Capability, Class, Key, Layout, SnapshotId, SnapshotRecord, VolumeId, VolumeRecord,
-        parameters,
+        Access, Capability, Class, Key, Layout, LimitMode, SnapshotId, SnapshotRecord, VolumeId,
+        VolumeRecord, parameters,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -185,6 +185,8 @@ impl Service {
         let same = class.layout == record.shape.layout
             && class.pool() == pool.name()
             && (!image || class.provisioning.unwrap_or_default() == record.provisioning.unwrap_or_default())
+            && (image
+                || class.limit.unwrap_or(LimitMode::Enforced) == record.limit.unwrap_or(LimitMode::Enforced))
             && class.owner == record.owner
             && (record.shape.access == Access::Block
                 || class.filesystem.is_none_or(|wanted| record.shape.filesystem == Some(wanted)));

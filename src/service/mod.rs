@@ -7,6 +7,7 @@ mod capacity;
 mod census;
 mod create;
 mod delete;
+mod device;
 mod expand;
 mod health;
 mod list;
@@ -52,6 +53,12 @@ pub struct Service {
     max_volumes: i64,
     usage: stats::UsageCache,
     stopping: AtomicBool,
+}
+
+/// The key in an id; an id that does not parse names no volume.
+fn known_key(id: &str) -> Result<Key> {
+    let unknown = || Error::NotFound(format!("volume {id:?} does not exist"));
+    VolumeId::parse(id).map(|id| id.key).ok_or_else(unknown)
 }
 
 impl Service {

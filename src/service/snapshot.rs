@@ -36,7 +36,7 @@ impl Service {
         let unknown = || Error::NotFound(format!("source volume {:?} does not exist", request.source_id));
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;
         let source = VolumeId::parse(&request.source_id);
-        if let Some((_, found)) = self.store.snapshot(key)? {
+        if let Some((_, found)) = self.store.snapshot_in_reach(key)? {
             return match source {
                 Some(source) if source.key == found.volume => Ok(found),
                 _ => Err(Error::Incompatible(format!(
@@ -73,6 +73,7 @@ impl Service {
         let created = Timestamp::now();
         let mut progress = self.progress(&purpose, volume.size_bytes);
         content::transfer(&origin, way, &draft, None, &mut progress)?;
+        create::promise_again(pool, &origin, way);
         failpoint!("snapshot.cut");
         let record = SnapshotRecord {
             version: VERSION,

@@ -4,7 +4,9 @@
 
 use super::{
     Service, TargetPath, create,
-    target::{ensure_file, is_mounted, remove_place, staged_device},
+    device::{is_dead_device, stage_device},
+    known_key,
+    target::{is_mounted, remove_place, staged_device},
 };
 use crate::{
     backend::{
@@ -51,16 +53,11 @@ pub struct Unstage {
     pub staging: TargetPath,
 }
 
-/// A device bind can be opened (nodev would forbid that) and nothing can be run from it.
-pub(super) const DEVICE: Attributes =
-    Attributes { read_only: false, nosuid: true, nodev: false, noexec: true, noatime: false };
-
 impl Service {
     /// Attaches and mounts the volume, or finds it mounted there as asked.
     pub fn stage(&self, request: &Stage) -> Result<()> {
         let staging = request.staging.required_absolute("staging_target_path")?;
-        let (_, record) = self.known_volume(&request.id)?;
-        let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
+        let _lock = self.lock_volume(known_key(&request.id)?, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
         check_capability(&request.capability, &record)?;
         let located = Located { pool: &pool, record: &record };
@@ -110,8 +107,8 @@ impl Service {
         }
     }
 
-    /// The mount on top at `place` if it is of this volume (by what backs it, so also when its files
-    /// are gone); an error if it is somebody else's.
+    /// The mount on top at `place` if it is of this volume: by device and inode, or by the name of what
+    /// backs it when its files or its pool are gone. An error if it is somebody else's.
     pub(super) fn our_mount(
         &self,
         place: &Path,
@@ -123,8 +120,14 @@ impl Service {
         }
         let doing = || format!("looking at {}", place.display());
         let Some(mount) = mountinfo::at(place).doing(doing)? else { return Ok(None) };
-        let owner = attachment::key_of(&mount, &self.store.homes())?;
         let id = id.ok_or_else(&stranger)?;
+        if let Ok(Some((pool, record))) = self.store.volume(id.key) {
+            let located = Located { pool: &pool, record: &record };
+            if !matches!(located.compare(place)?, Found::Other | Found::Dead(_)) {
+                return Ok(Some(mount));
+            }
+        }
+        let owner = attachment::key_of(&mount)?;
         // A device with nothing behind it is what an interrupted attempt of ours leaves at such a place.
         let dead = owner.is_none() && is_dead_device(place)?;
         if owner == Some(id.key) || dead { Ok(Some(mount)) } else { Err(stranger()) }
@@ -143,38 +146,6 @@ impl Service {
         }
         self.clear_stacked(key)?;
         self.clear_device(key)
-    }
-
-    /// The loops that may be a raw block volume's device: on its image, or on one that was deleted.
-    pub(super) fn device_loops(&self, key: Key) -> Result<Vec<u32>> {
-        let mut loops = match self.store.volume(key) {
-            Ok(Some((_, record))) if record.shape.access == Access::Mount => return Ok(Vec::new()),
-            Ok(Some((pool, _))) => attachment::loops_of(&pool.image(Kind::Volume, key))?,
-            _ => Vec::new(),
-        };
-        loops.extend(attachment::orphans_of(key, &self.store.homes())?);
-        Ok(loops)
-    }
-
-    /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
-    fn clear_device(&self, key: Key) -> Result<()> {
-        let doing = || format!("detaching volume {key}");
-        for number in self.device_loops(key)? {
-            if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
-                return Err(Error::Busy(format!(
-                    "volume {key} is still published on node {}: unpublish it first",
-                    self.node
-                )));
-            }
-            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
-            if !loopdev::clear(held).doing(doing)? {
-                return Err(Error::Busy(format!(
-                    "the device of volume {key} is still open in another process; try again"
-                )));
-            }
-            failpoint!("unstage.cleared");
-        }
-        Ok(())
     }
 }
 
@@ -241,12 +212,25 @@ fn stage_image(
         .doing(doing)?;
     failpoint!("stage.mounted");
     drop(held);
-    match located.compare(staging)? {
-        Found::Root(Some(_)) => check_attributes(staging, attributes),
-        _ => {
-            Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display())))
+    prove_staged(located, staging, attributes)
+}
+
+/// The postcondition; where it fails, the mount that was just made goes again.
+fn prove_staged(located: Located<'_>, staging: &Path, attributes: Attributes) -> Result<()> {
+    let proven = match located.compare(staging) {
+        Ok(Found::Root(_)) => check_attributes(staging, attributes),
+        Ok(_) => {
+            return Err(Error::Busy(format!(
+                "{} is not the mount that was just made; try again",
+                staging.display()
+            )));
         }
-    }
+        Err(error) => Err(error),
+    };
+    proven.or_else(|error| match mount::unmount(staging) {
+        Ok(()) => Err(error),
+        Err(left) => Err(Error::Busy(format!("{}; and it could not be undone: {left}", error.chain()))),
+    })
 }
 
 /// What a detached image needs before it is handed out: its own filesystem, room for every write,
@@ -259,7 +243,7 @@ fn prepare_detached(record: &VolumeRecord, path: &Path, filesystem: Filesystem) 
 
 /// A trim inside punches holes; a thick volume owns its blocks again at the next stage. That the pool
 /// is too full for it is a matter for health reports, not a reason to keep a pod from its data.
-fn own_blocks_again(record: &VolumeRecord, path: &Path) {
+pub(super) fn own_blocks_again(record: &VolumeRecord, path: &Path) {
     if record.provisioning != Some(Provisioning::Thick) {
         return;
     }
@@ -273,8 +257,9 @@ fn own_blocks_again(record: &VolumeRecord, path: &Path) {
 /// The same filesystem at two staging paths would be one filesystem with two owners.
 fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Result<()> {
     let device = loopdev::device_number(number);
-    let mounts = mountinfo::read().doing(|| format!("looking for mounts of volume {}", record.key))?;
-    match mounts.iter().find(|mount| mount.device == device && mount.point != staging) {
+    let mounts =
+        mountinfo::of_device(device).doing(|| format!("looking for mounts of volume {}", record.key))?;
+    match mounts.iter().find(|mount| mount.point != staging) {
         Some(mount) => Err(Error::Refused(format!(
             "volume {} is already staged at {}: unstage it there first",
             record.id(),
@@ -282,19 +267,6 @@ fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Re
         ))),
         None => Ok(()),
     }
-}
-
-/// Making a device read-only or writable that is bound elsewhere would do so to its user, too.
-fn refuse_other_writability(record: &VolumeRecord, number: u32, read_only: bool) -> Result<()> {
-    let doing = || format!("looking at loop device {number}");
-    let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
-    if loopdev::is_read_only(&held).doing(doing)? == read_only || !device_is_bound(number)? {
-        return Ok(());
-    }
-    Err(Error::Refused(format!(
-        "volume {} is already staged or published with another access mode: end that first",
-        record.id()
-    )))
 }
 
 fn warn_without_direct_io(held: &Held, record: &VolumeRecord) {
@@ -341,67 +313,6 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
     }
 }
 
-/// Binds the loop's node below the staging path. AUTOCLEAR is taken off before: a loop without a bind
-/// is found by its image, by the next attempt or by Unstage. A bind whose loop had gone would show
-/// whatever gets the number next, and nothing could tell that it was ours.
-fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result<()> {
-    let Located { pool, record } = located;
-    let place = staged_device(staging);
-    if is_mounted(staging)? {
-        return Err(occupied(staging));
-    }
-    if is_mounted(&place)? {
-        match located.compare(&place)? {
-            Found::Device(number) if keeps(number)? => return check_writability(number, read_only, &place),
-            Found::Device(_) | Found::Dead(_) => {}
-            _ => return Err(occupied(&place)),
-        }
-        mount::unmount(&place).doing(|| format!("removing the stale bind at {}", place.display()))?;
-        failpoint!("stage.stale-unbound");
-    }
-    create::check_image(pool, record)?;
-    let path = pool.image(Kind::Volume, record.key);
-    let held = match attachment::only_loop_of(&path)? {
-        Some(number) => {
-            refuse_other_writability(record, number, read_only)?;
-            attachment::attach(&path)?
-        }
-        None => {
-            own_blocks_again(record, &path);
-            attachment::attach(&path)?
-        }
-    };
-    failpoint!("stage.device-attached");
-    let doing = || format!("staging the device of volume {}", record.key);
-    loopdev::set_read_only(&held, read_only).doing(doing)?;
-    failpoint!("stage.device-writability-set");
-    ensure_file(&place)?;
-    failpoint!("stage.device-place-made");
-    keep_and_bind(&held, &place).doing(doing).or_else(|error| let_go(&held, undo(&place, error)))?;
-    match located.compare(&place)? {
-        Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
-        _ => {
-            Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display())))
-        }
-    }
-}
-
-fn keep_and_bind(held: &Held, place: &Path) -> crate::os::Result<()> {
-    loopdev::set_autoclear(held, false)?;
-    failpoint!("stage.device-kept");
-    mount::bind(&held.path(), place, DEVICE)?;
-    failpoint!("stage.device-bound");
-    Ok(())
-}
-
-/// After a bind that failed: a device that nothing shows is detached when it is closed.
-pub(super) fn let_go(held: &Held, failed: Result<()>) -> Result<()> {
-    if !device_is_bound(held.number)? {
-        loopdev::set_autoclear(held, true).doing(|| format!("letting go of loop device {}", held.number))?;
-    }
-    failed
-}
-
 /// A final error is only given when nothing of the attempt is left (design invariant 6).
 pub(super) fn undo<T>(place: &Path, error: Error) -> Result<T> {
     let undone = match is_mounted(place) {
@@ -414,23 +325,6 @@ pub(super) fn undo<T>(place: &Path, error: Error) -> Result<T> {
             Err(Error::Busy(format!("{}; and it could not be undone: {}", error.chain(), left.chain())))
         }
     }
-}
-
-/// Without AUTOCLEAR it stays attached under its bind.
-fn keeps(number: u32) -> Result<bool> {
-    Ok(attachment::status(number)?.is_some_and(|status| !status.autoclear))
-}
-
-fn check_writability(number: u32, read_only: bool, place: &Path) -> Result<()> {
-    let doing = || format!("looking at loop device {number}");
-    let Some(held) = loopdev::open(number).doing(doing)? else { return Err(occupied(place)) };
-    if loopdev::is_read_only(&held).doing(doing)? == read_only {
-        return Ok(());
-    }
-    Err(Error::Incompatible(format!(
-        "the volume is already staged at {} with another access mode: unstage it first",
-        place.display()
-    )))
 }
 
 /// CSI: staged incompatibly at that path is ALREADY_EXISTS.
@@ -452,7 +346,7 @@ pub(super) fn check_attributes(place: &Path, wanted: Attributes) -> Result<()> {
     )))
 }
 
-fn occupied(place: &Path) -> Error {
+pub(super) fn occupied(place: &Path) -> Error {
     Error::Incompatible(format!(
         "something else is mounted at {}: it was left alone, unmount it first",
         place.display()
@@ -476,30 +370,5 @@ pub(super) fn unmount(seen: &Mount) -> Result<()> {
             }
             result => return result.doing(|| format!("unmounting {}", seen.point.display())),
         }
-    }
-}
-
-/// Whether mountinfo shows a bind of /dev/loopN anywhere.
-pub(super) fn device_is_bound(number: u32) -> Result<bool> {
-    let doing = || format!("looking for binds of loop device {number}");
-    let device = loopdev::device_number(number);
-    let name = format!("/loop{number}");
-    for mount in mountinfo::read().doing(doing)? {
-        if mount.root.to_str() != Some(&name) {
-            continue;
-        }
-        let stat = file::stat(&mount.point).doing(doing)?;
-        if stat.is_none_or(|stat| stat.is_block && stat.rdev == device) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn is_dead_device(place: &Path) -> Result<bool> {
-    let stat = file::stat(place).doing(|| format!("looking at {}", place.display()))?;
-    match stat.filter(|stat| stat.is_block).and_then(|stat| loopdev::number_of(stat.rdev)) {
-        Some(number) => Ok(attachment::status(number)?.is_none()),
-        None => Ok(false),
     }
 }

@@ -50,6 +50,13 @@ pub struct Figures {
 impl Service {
     /// Figures of a published or staged volume.
     pub fn stats(&self, request: &GetStats) -> Result<Figures> {
+        let figures = self.figures(request);
+        // Where it was unmounted meanwhile these are not its figures, or an error that says nothing.
+        self.at_path(&request.id, &request.path)?;
+        figures
+    }
+
+    fn figures(&self, request: &GetStats) -> Result<Figures> {
         let (pool, record, found) = self.at_path(&request.id, &request.path)?;
         match (found, record.shape.layout) {
             (Found::Root(_), Layout::Image) => of_filesystem(request.path.as_path(), record.key),

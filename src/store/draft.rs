@@ -69,7 +69,7 @@ impl Draft<'_> {
         failpoint!("draft.record-written");
         let image = self.image();
         let mut paths: Vec<&Path> = vec![&record_path, &self.path];
-        if file::stat(&image).doing(|| format!("looking at {what}"))?.is_some() {
+        if file::stat(&image).doing(|| format!("looking at {what}"))?.is_some_and(|stat| stat.is_file) {
             paths.insert(0, &image);
         }
         self.pool.durability().settle(&paths).doing(|| format!("making {what} durable"))?;
@@ -79,8 +79,7 @@ impl Draft<'_> {
         file::rename_new(&self.path, &place).doing(|| format!("putting {what} in its place"))?;
         self.committed = true;
         failpoint!("draft.renamed");
-        let parent = self.pool.home().join(self.kind.directory());
-        let durable = self.pool.durability().settle(&[&parent]).doing(|| format!("making {what} durable"));
+        let durable = self.pool.commit_renames(self.kind).doing(|| format!("making {what} durable"));
         durable.map_err(Error::after_commit)?;
         failpoint!("draft.committed");
         Ok(())

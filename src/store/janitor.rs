@@ -1,6 +1,7 @@
 //! The worker of a pool: empties trash when there is some, and brings promises up to date.
 
 use super::Pool;
+use crate::error::Result;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, Once, PoisonError, Weak},
@@ -88,39 +89,79 @@ impl Drop for Janitor {
 }
 
 fn work(pool: &Weak<Pool>, signal: &Signal) {
+    let mut promises = Promises::default();
     loop {
         let mut state = signal.state();
         if !state.wanted && !state.ended {
             // What was purged counts as shared until the filesystem has let go of it.
             let settled = state.purged.and_then(|at| (at + SETTLING).checked_duration_since(Instant::now()));
-            let quiet = settled.unwrap_or(PERIOD);
-            state = signal.changed.wait_timeout(state, quiet).unwrap_or_else(PoisonError::into_inner).0;
+            let limit = promises.due().unwrap_or(PERIOD).min(settled.unwrap_or(PERIOD));
+            state = signal.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0;
         }
         if state.ended {
             return;
         }
-        state.wanted = false;
+        let asked = std::mem::take(&mut state.wanted);
         state.working = true;
         drop(state);
-        // Without a pool there is nothing left to do; with it, an error is one log line and a later try.
-        if let Some(pool) = pool.upgrade() {
-            // A bug in one pass must not end all later ones.
-            let pass =
-                AssertUnwindSafe(|| pool.purge().and_then(|gone| pool.refresh_promises(None).map(|()| gone)));
-            match catch_unwind(pass) {
-                Ok(Ok(0)) => {}
-                Ok(Ok(_)) => signal.state().purged = Some(Instant::now()),
-                Ok(Err(error)) => {
-                    tracing::warn!(
-                        pool = pool.name(),
-                        error = error.chain(),
-                        "housekeeping failed, trying again later"
-                    );
-                }
-                Err(_) => tracing::error!(pool = pool.name(), "housekeeping hit a bug, trying again later"),
-            }
+        // Without a pool there is nothing left to do.
+        if let Some(pool) = pool.upgrade()
+            && keep_house(&pool, &mut promises, asked)
+        {
+            signal.state().purged = Some(Instant::now());
         }
         signal.state().working = false;
         signal.changed.notify_all();
+    }
+}
+
+/// Whether something was purged. An error is one log line and a later try; a bug in one pass must not end
+/// all later ones.
+fn keep_house(pool: &Pool, promises: &mut Promises, asked: bool) -> bool {
+    let pass = AssertUnwindSafe(|| {
+        let gone = pool.purge()?;
+        promises.changed |= gone > 0 || !asked;
+        promises.refresh(pool).map(|()| gone)
+    });
+    match catch_unwind(pass) {
+        Ok(Ok(gone)) => return gone > 0,
+        Ok(Err(error)) => {
+            tracing::warn!(
+                pool = pool.name(),
+                error = error.chain(),
+                "housekeeping failed, trying again later"
+            );
+        }
+        Err(_) => tracing::error!(pool = pool.name(), "housekeeping hit a bug, trying again later"),
+    }
+    // Later, not at once and for ever.
+    promises.changed = false;
+    false
+}
+
+/// When to look again at what volumes own. That reads every record of those that owe something, so with
+/// thousands of them it must not follow each deletion: it may take a tenth of the time.
+#[derive(Default)]
+struct Promises {
+    /// Something was purged, or a while has passed, since they were looked at.
+    changed: bool,
+    not_before: Option<Instant>,
+}
+
+impl Promises {
+    fn due(&self) -> Option<Duration> {
+        let wait = self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        self.changed.then_some(wait.min(PERIOD))
+    }
+
+    fn refresh(&mut self, pool: &Pool) -> Result<()> {
+        if self.due() != Some(Duration::ZERO) {
+            return Ok(());
+        }
+        self.changed = false;
+        let start = Instant::now();
+        let result = pool.refresh_promises();
+        self.not_before = Some(Instant::now() + start.elapsed() * 9);
+        result
     }
 }

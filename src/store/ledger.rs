@@ -25,16 +25,28 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    promised: HashMap<Key, u64>,
+    promised: HashMap<Key, Promise>,
     /// Sum of `promised`, so that GetCapacity costs the same with ten thousand volumes.
     total: u64,
     pending: u64,
+    /// Counts changes, so that a look at the disk that took a while does not undo one.
+    generation: u64,
+}
+
+/// What a volume does not own yet, and which change said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promise {
+    /// In bytes.
+    pub bytes: u64,
+    generation: u64,
 }
 
 impl State {
     fn set(&mut self, key: Key, bytes: u64) {
-        let old = self.promised.insert(key, bytes).unwrap_or(0);
-        self.total = self.total.saturating_sub(old).saturating_add(bytes);
+        self.generation += 1;
+        let promise = Promise { bytes, generation: self.generation };
+        let old = self.promised.insert(key, promise).unwrap_or_default();
+        self.total = self.total.saturating_sub(old.bytes).saturating_add(bytes);
     }
 }
 
@@ -63,9 +75,9 @@ impl Ledger {
     }
 
     /// Records it only if nobody changed it since `before` was read.
-    pub fn replace(&self, key: Key, before: u64, bytes: u64) {
+    pub fn replace(&self, key: Key, before: Promise, bytes: u64) {
         let mut state = self.state();
-        if state.promised.get(&key).copied().unwrap_or(0) == before {
+        if state.promised.get(&key).copied().unwrap_or_default() == before {
             state.set(key, bytes);
         }
     }
@@ -73,8 +85,8 @@ impl Ledger {
     /// Forgets a volume.
     pub fn remove(&self, key: Key) {
         let mut state = self.state();
-        let old = state.promised.remove(&key).unwrap_or(0);
-        state.total = state.total.saturating_sub(old);
+        let old = state.promised.remove(&key).unwrap_or_default();
+        state.total = state.total.saturating_sub(old.bytes);
     }
 
     /// The volumes that are promised something.
@@ -83,8 +95,8 @@ impl Ledger {
     }
 
     /// What one volume does not own yet.
-    pub fn of(&self, key: Key) -> u64 {
-        self.state().promised.get(&key).copied().unwrap_or(0)
+    pub fn of(&self, key: Key) -> Promise {
+        self.state().promised.get(&key).copied().unwrap_or_default()
     }
 
     /// Sets `bytes` aside if `free` leaves room; else says how much there is.

@@ -29,7 +29,6 @@ use crate::{
 use std::{
     collections::BTreeMap,
     fmt,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -183,8 +182,22 @@ impl Store {
         }
         match first {
             Some(error) if open == 0 => Err(error),
-            _ => Ok(store),
+            _ => store.refuse_twins().map(|()| store),
         }
+    }
+
+    /// One store under two names would lock against itself for ever.
+    fn refuse_twins(&self) -> Result<()> {
+        let mut seen: BTreeMap<uuid::Uuid, String> = BTreeMap::new();
+        for pool in self.open_pools() {
+            if let Some(other) = seen.insert(pool.store(), pool.name().to_owned()) {
+                return Err(Error::Invalid(format!(
+                    "pools {other:?} and {:?} are the same store at two paths: configure it once",
+                    pool.name()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The pool of that name.
@@ -204,12 +217,6 @@ impl Store {
         self.pools.iter().map(|(name, slot)| (name.as_str(), slot.get()))
     }
 
-    /// Where the pools are, also of those that cannot be used now.
-    pub fn homes(&self) -> Vec<PathBuf> {
-        let home = |slot: &Slot| slot.get().map_or(slot.config.path.clone(), |pool| pool.home().to_owned());
-        self.pools.values().map(home).collect()
-    }
-
     fn open_pools(&self) -> impl Iterator<Item = Arc<Pool>> {
         self.pools.values().filter_map(|slot| slot.get().ok())
     }
@@ -225,8 +232,11 @@ impl Store {
                         "another operation on {kind} {key} is running; try again"
                     )));
                 }
-                // Without its lock file a pool has vanished; what needs it says so when it looks there.
-                Err(error) => tracing::debug!(pool = pool.name(), error = error.chain(), "cannot lock"),
+                // A pool that has vanished has no lock file; what needs it says so when it looks there.
+                Err(error) if pool.verify().is_err() => {
+                    tracing::debug!(pool = pool.name(), error = error.chain(), "cannot lock");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(Lock { _guards: guards })
@@ -251,6 +261,16 @@ impl Store {
     /// Looks for a snapshot in every pool.
     pub fn snapshot(&self, key: Key) -> Result<Option<(Arc<Pool>, SnapshotRecord)>> {
         self.find(|pool| pool.snapshot(key))
+    }
+
+    /// Looks for a snapshot in the pools that can be reached, as [`Store::volume_in_reach`] does.
+    pub fn snapshot_in_reach(&self, key: Key) -> Result<Option<(Arc<Pool>, SnapshotRecord)>> {
+        for pool in self.open_pools().filter(|pool| pool.verify().is_ok()) {
+            if let Some(record) = pool.snapshot(key)? {
+                return Ok(Some((pool, record)));
+            }
+        }
+        Ok(None)
     }
 
     /// "Not there" is only said when every pool could be asked: a Delete answered OK while a disk is

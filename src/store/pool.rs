@@ -17,9 +17,13 @@ use crate::{
     },
     volume::{Key, SnapshotRecord, VolumeRecord, record::VERSION},
 };
+use serde::de::DeserializeOwned;
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -59,6 +63,8 @@ pub struct Pool {
     durability: Durability,
     ledger: Arc<Ledger>,
     janitor: Janitor,
+    /// A rename was made and could not be made durable: what is found or missing is not yet certain.
+    unsettled: AtomicBool,
 }
 
 impl Pool {
@@ -76,9 +82,13 @@ impl Pool {
             abilities,
             ledger: Arc::default(),
             janitor: Janitor::new(weak.clone()),
+            unsettled: AtomicBool::new(false),
         });
         pool.load_ledger()?;
         pool.sweep()?;
+        // A rename that a killed driver made may not be durable yet, but what it made will be found, and
+        // answered for.
+        file::sync_filesystem(&pool.home).doing(|| format!("making pool {:?} durable", pool.name))?;
         pool.janitor.kick();
         Ok(pool)
     }
@@ -99,6 +109,7 @@ impl Pool {
             abilities,
             ledger: Arc::default(),
             janitor: Janitor::new(weak.clone()),
+            unsettled: AtomicBool::new(false),
         });
         pool.load_ledger()?;
         Ok(pool)
@@ -156,40 +167,44 @@ impl Pool {
 
     /// Reads a volume's record; `None`: no such volume here.
     pub fn volume(&self, key: Key) -> Result<Option<VolumeRecord>> {
-        let path = self.directory(Kind::Volume, key).join(super::RECORD);
-        let record: Option<VolumeRecord> = self.present(Kind::Volume, key, sealed::read(&path, VERSION)?)?;
-        match record {
-            Some(record) if record.key != key => Err(misplaced(&path)),
+        match self.record::<VolumeRecord>(Kind::Volume, key)? {
+            Some(record) if record.key != key => Err(self.misplaced(Kind::Volume, key)),
             record => Ok(record),
         }
     }
 
     /// Reads a snapshot's record; `None`: no such snapshot here.
     pub fn snapshot(&self, key: Key) -> Result<Option<SnapshotRecord>> {
-        let path = self.directory(Kind::Snapshot, key).join(super::RECORD);
-        let record: Option<SnapshotRecord> =
-            self.present(Kind::Snapshot, key, sealed::read(&path, VERSION)?)?;
-        match record {
-            Some(record) if record.key != key => Err(misplaced(&path)),
+        match self.record::<SnapshotRecord>(Kind::Snapshot, key)? {
+            Some(record) if record.key != key => Err(self.misplaced(Kind::Snapshot, key)),
             record => Ok(record),
         }
     }
 
-    /// A directory without a record is damage, not absence: the directory exists ⇔ the volume exists.
-    fn present<T>(&self, kind: Kind, key: Key, record: Option<T>) -> Result<Option<T>> {
-        if record.is_some() {
-            return Ok(record);
-        }
+    /// A directory without a record is damage, not absence: the directory exists ⇔ the object exists.
+    fn record<R: DeserializeOwned>(&self, kind: Kind, key: Key) -> Result<Option<R>> {
         let directory = self.directory(kind, key);
-        match file::stat(&directory).doing(|| format!("looking for {}", directory.display()))? {
-            None => Ok(None),
-            Some(_) => Err(Error::Damaged(format!(
-                "{} has lost its {}; it was left alone: restore the record from a backup, or move the directory \
-                 out of the pool",
-                directory.display(),
-                super::RECORD
-            ))),
+        // Who looks without the lock may see an object come to be between the two questions.
+        for _ in 0..3 {
+            let record = sealed::read(&directory.join(super::RECORD), VERSION)?;
+            let exists = || file::stat(&directory).doing(|| format!("looking for {}", directory.display()));
+            if record.is_some() || exists()?.is_none() {
+                return Ok(record);
+            }
         }
+        Err(Error::Damaged(format!(
+            "{} has lost its {}; it was left alone: restore the record from a backup, or move the directory \
+             out of the pool",
+            directory.display(),
+            super::RECORD
+        )))
+    }
+
+    fn misplaced(&self, kind: Kind, key: Key) -> Error {
+        Error::Damaged(format!(
+            "{} belongs to another object than its directory; it was left alone",
+            self.directory(kind, key).join(super::RECORD).display()
+        ))
     }
 
     /// Replaces a volume's record durably.
@@ -223,10 +238,33 @@ impl Pool {
             Err(e) => return Err(e).doing(|| format!("looking at pool {:?}", self.name)),
         }
         match format::read(&self.home)? {
-            Some(found) if found.uuid == self.store => Ok(()),
+            Some(found) if found.uuid == self.store => self.settle_renames(),
             Some(_) => Err(gone("carries another store than at start")),
             None => Err(gone("carries no store any more")),
         }
+    }
+
+    /// Makes the renames in `volumes` or `snapshots` durable. After a failure the next look at the pool
+    /// tries again before it answers for anything.
+    pub(super) fn commit_renames(&self, kind: Kind) -> crate::os::Result<()> {
+        let parent = self.home.join(kind.directory());
+        let settled = self.durability.settle(&[&parent]);
+        if settled.is_err() {
+            self.unsettled.store(true, Ordering::SeqCst);
+        }
+        settled
+    }
+
+    fn settle_renames(&self) -> Result<()> {
+        if self.unsettled.swap(false, Ordering::SeqCst)
+            && let Err(error) = file::sync_filesystem(&self.home)
+        {
+            self.unsettled.store(true, Ordering::SeqCst);
+            return Err(error)
+                .doing(|| format!("making pool {:?} durable", self.name))
+                .map_err(Error::after_commit);
+        }
+        Ok(())
     }
 
     /// Locks one object in this pool; `None`: somebody has it.
@@ -283,12 +321,12 @@ impl Pool {
 
     fn wait_for_room(&self, deadline: Instant) -> Result<()> {
         self.janitor.wait_until_idle(deadline.saturating_duration_since(Instant::now()));
-        self.refresh_promises(None)?;
+        self.refresh_promises()?;
         if self.abilities.btrfs {
             // Left alone, the kernel frees deleted subvolumes half a minute later.
             btrfs::free_deleted(&self.home).doing(|| format!("freeing space of pool {:?}", self.name))?;
-            thread::sleep(Duration::from_millis(50));
         }
+        thread::sleep(Duration::from_millis(50));
         Ok(())
     }
 }
@@ -338,11 +376,4 @@ fn identify(home: &Path) -> Result<((file::Inode, Uuid), Abilities)> {
         reflink: reflink::supported(&home.join("tmp")).doing(doing)?,
     };
     Ok(((stat.inode, format.uuid), abilities))
-}
-
-fn misplaced(path: &Path) -> Error {
-    Error::Damaged(format!(
-        "{} belongs to another object than its directory; it was left alone",
-        path.display()
-    ))
 }

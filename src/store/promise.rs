@@ -6,7 +6,6 @@ use crate::{
     os::{btrfs, file, lock::Mode, reflink},
     volume::{Key, Layout, LimitMode, VolumeRecord},
 };
-use std::collections::HashSet;
 
 impl Pool {
     /// Start-up: the ledger from the records and from what the filesystem says each volume owns.
@@ -17,22 +16,23 @@ impl Pool {
         Ok(())
     }
 
-    /// Looks again at those volumes that owe something (`None`), or at these.
-    pub fn refresh_promises(&self, only: Option<&HashSet<Key>>) -> Result<()> {
+    /// Looks again at those volumes that do not own all they were promised.
+    pub fn refresh_promises(&self) -> Result<()> {
         let keys = self.keys(Kind::Volume)?;
-        if only.is_none() {
-            self.forget_vanished(&keys)?;
-        }
+        self.forget_vanished(&keys)?;
         for key in keys {
-            let due = match only {
-                Some(keys) => keys.contains(&key),
-                None => self.ledger().of(key) > 0,
-            };
-            if due {
+            if self.ledger().of(key).bytes > 0 || self.has_holes(key)? {
                 self.refresh_promise(key);
             }
         }
         Ok(())
+    }
+
+    /// A trim inside a thick image gives blocks back that it owned.
+    fn has_holes(&self, key: Key) -> Result<bool> {
+        let image = self.image(Kind::Volume, key);
+        let stat = file::stat(&image).doing(|| format!("looking at {}", image.display()))?;
+        Ok(stat.is_some_and(|stat| stat.is_file && stat.allocated < stat.size))
     }
 
     /// Somebody may have moved a volume's directory away by hand. One that is being made holds its lock.

@@ -23,11 +23,10 @@ impl Pool {
         let place = self.directory(kind, key);
         file::rename_new(&place, &self.trash_place(kind, key)).doing(doing)?;
         failpoint!("trash.renamed");
-        let parent = self.home().join(kind.directory());
         if kind == Kind::Volume {
             self.ledger().remove(key);
         }
-        let durable = self.durability().settle(&[&parent]).doing(doing);
+        let durable = self.commit_renames(kind).doing(doing);
         failpoint!("trash.durable");
         self.janitor().kick();
         durable.map_err(Error::after_commit)
@@ -61,7 +60,10 @@ impl Pool {
             };
             let Some(_lock) = self.try_lock(kind, key, Mode::Exclusive)? else { continue };
             tracing::info!(pool = self.name(), %kind, %key, "discarding what an interrupted request left");
-            self.discard(&tmp.join(&name), kind, key)?;
+            if let Err(error) = self.discard(&tmp.join(&name), kind, key) {
+                // The next attempt at the same object discards it, or says why it cannot.
+                tracing::warn!(entry = %tmp.join(&name).display(), error = error.chain(), "left in tmp");
+            }
         }
         Ok(())
     }
@@ -93,7 +95,7 @@ impl Pool {
         let data = object.join(DATA);
         let image = data.join(IMAGE);
         let doing = || format!("purging {}", image.display());
-        if !self.abilities().btrfs || file::stat(&image).doing(doing)?.is_none() {
+        if !self.abilities().btrfs || !file::stat(&image).doing(doing)?.is_some_and(|stat| stat.is_file) {
             return Ok(());
         }
         btrfs::set_read_only(&data, false).doing(doing)?;
@@ -109,7 +111,9 @@ impl Pool {
     /// The caller holds the entry's lock.
     pub(super) fn purge_one(&self, trash: &Path, name: &OsStr, progress: &mut dyn FnMut(u64)) -> Result<()> {
         failpoint!("trash.purging");
-        self.free_image(&trash.join(name))?;
+        if let Err(error) = self.free_image(&trash.join(name)) {
+            tracing::debug!(entry = ?name, error = error.chain(), "its space comes back later");
+        }
         failpoint!("trash.image-freed");
         tree::remove(trash, name, progress).doing(|| format!("purging {}", trash.join(name).display()))
     }

@@ -57,7 +57,7 @@ pub struct Done {
     pub too_short: bool,
 }
 
-type Result<T, E = String> = std::result::Result<T, E>;
+pub type Result<T, E = String> = std::result::Result<T, E>;
 
 /// A file that a driver logs its points to.
 struct Log(TempDir);
@@ -153,7 +153,7 @@ fn recover(
     let end = rig.run(model, scenario.operation, &[("WHARF_FAILPOINT_LOG", &log.path())], Power::Stays);
     done.recovery = done.recovery.max(log.hits().len() as u64);
     let (answer, model, driver) = answered(end)?;
-    conclude(rig, reference, &reference.inventory, Some(&answer), model, driver)
+    conclude(rig, reference, Expected::Undisturbed, Some(&answer), model, driver)
 }
 
 /// A new process that is killed at its `second` point, if it has so many.
@@ -198,9 +198,9 @@ fn after_cut(
     again(&mut model, rig, &mut driver)?;
     if scenario.operation == Step::ExpandNode && answer.is_ok() {
         // Where growing has to wait for the next stage, that has been.
-        return conclude(rig, reference, &reference.rebooted, None, model, driver);
+        return conclude(rig, reference, Expected::Rebooted, None, model, driver);
     }
-    conclude(rig, reference, &reference.rebooted, Some(&answer), model, driver)
+    conclude(rig, reference, Expected::Rebooted, Some(&answer), model, driver)
 }
 
 /// The node comes back; what was answered must still be true.
@@ -217,15 +217,26 @@ fn after_answered_cut(rig: &mut Rig, reference: &Reference, mut model: Model, cu
     empty(&mut model, rig, &mut driver)
 }
 
+/// Which inventory has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Undisturbed,
+    Rebooted,
+}
+
 /// Same answer, same inventory, same data; and nothing stays behind.
-fn conclude(
+pub fn conclude(
     rig: &Rig,
     reference: &Reference,
-    inventory: &Inventory,
+    expected: Expected,
     answer: Option<&Result<String, Status>>,
     mut model: Model,
     mut driver: Driver,
 ) -> Result<()> {
+    let inventory = match expected {
+        Expected::Undisturbed => &reference.inventory,
+        Expected::Rebooted => &reference.rebooted,
+    };
     let verdict = answer
         .map_or(Ok(()), |answer| same("answer", &reference.answer, &shown(answer)))
         .and_then(|()| compare(inventory, &rig.inventory(), "after the retry"))
@@ -278,7 +289,7 @@ fn again(model: &mut Model, rig: &Rig, driver: &mut Driver) -> Result<()> {
 }
 
 /// The orchestrator takes everything away, after which nothing is left.
-fn empty(model: &mut Model, rig: &Rig, driver: &mut Driver) -> Result<()> {
+pub fn empty(model: &mut Model, rig: &Rig, driver: &mut Driver) -> Result<()> {
     model.clean_up(&mut driver.co(), &rig.places)?;
     compare(&rig.empty, &rig.inventory(), "after everything was taken away")
 }

@@ -6,6 +6,7 @@ use crate::{
     rig::Rig,
     scenario::{self, Scenario},
     support::pool::{self, Pool},
+    traced::{self, Effect, Fault},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -161,6 +162,79 @@ impl Matrix {
         let reference = self.reference(target)?;
         let scenario = self.scenarios[target.scenario].clone();
         self.on_rig(target.pool, |rig| case::run(rig, &scenario, &reference, kind, hit, environment))
+    }
+
+    /// Faults at system calls, drawn by lot.
+    pub fn run_traced(mut self) {
+        let start = Instant::now();
+        let full = env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1");
+        let names = [
+            "ext4/create",
+            "ext4/clone-live",
+            "ext4-thin/restore-grown",
+            "ext4/stage-grown",
+            "xfs/snapshot-live",
+            "xfs/stage",
+            "block/publish-read-only",
+            "block/unpublish-read-only",
+            "block/unstage",
+            "block/expand-attached",
+            "directory/snapshot",
+            "directory-limited/create",
+            "directory-limited/delete-nested",
+        ];
+        let mut effects: BTreeMap<Effect, usize> = BTreeMap::new();
+        for name in names {
+            let number = self.find(name);
+            let pools = self.scenarios[number].pools.clone();
+            let dealt = pools[self.deal.choose(&format!("{name} traced"), pools.len())];
+            for pool in pools.into_iter().filter(|pool| full || *pool == dealt) {
+                let target = Target { scenario: number, pool };
+                if self.is_wanted(&target) {
+                    self.trace(&target, if full { 90 } else { 9 }, &mut effects);
+                }
+            }
+        }
+        println!("{effects:?}, {} failed, {:.0} s", self.failures.len(), start.elapsed().as_secs_f64());
+        assert!(self.failures.is_empty(), "{} failed:\n{}", self.failures.len(), self.failures.join("\n\n"));
+        let killed = effects.get(&Effect::Killed).copied().unwrap_or(0);
+        assert!(self.is_partial() || killed > 0, "nothing was killed: does strace work here?");
+    }
+
+    fn trace(&mut self, target: &Target, rounds: usize, effects: &mut BTreeMap<Effect, usize>) {
+        let about = self.describe(target, "traced", None);
+        let scenario = self.scenarios[target.scenario].clone();
+        let recorded = self.reference(target).and_then(|reference| {
+            self.on_rig(target.pool, |rig| traced::record(rig, &scenario)).map(|calls| (reference, calls))
+        });
+        let (reference, calls) = match recorded {
+            Ok(recorded) => recorded,
+            Err(why) => return self.fail(about, why),
+        };
+        for round in 0..rounds {
+            let fault = [Fault::Kill, Fault::Fail("EIO"), Fault::Fail("ENOSPC")][round % 3];
+            // An error of write(2) would be one of the runtime's own pipes.
+            let names: BTreeSet<_> = calls.iter().map(|call| call.name.as_str()).collect();
+            let names: Vec<_> =
+                names.into_iter().filter(|name| fault == Fault::Kill || *name != "write").collect();
+            if names.is_empty() || self.failures.len() >= MOST_FAILURES {
+                return;
+            }
+            let name = names[self.deal.choose(&format!("{about} {round}"), names.len())];
+            let candidates: Vec<_> = calls.iter().filter(|call| call.name == name).collect();
+            let call = candidates[self.deal.choose(&format!("{about} {round} {name}"), candidates.len())];
+            let about = format!("{about}: {fault:?} at {call}");
+            if self.only[1].as_ref().is_some_and(|only| !about.contains(only)) {
+                continue;
+            }
+            match self.on_rig(target.pool, |rig| traced::run(rig, &scenario, &reference, call, fault)) {
+                Ok(effect) => {
+                    println!("ok {effect:?} {about}");
+                    *effects.entry(effect).or_default() += 1;
+                }
+                Err(why) => self.fail(about, why),
+            }
+        }
     }
 
     /// Every point once for each way to end.

@@ -14,13 +14,15 @@ use crate::{
 };
 use std::{
     fs,
-    os::unix::net::UnixStream,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Of a pool. Sparse.
 const SIZE: u64 = 4 << 30;
@@ -129,44 +131,34 @@ impl Rig {
     /// the driver is at rest.
     pub fn run(&self, model: &Model, step: Step, environment: &[(&str, &str)], power: Power) -> End {
         let mut driver = Driver::spawn(&[("default", self.pool.path())], environment);
-        let socket = driver.socket();
-        let gone = AtomicBool::new(false);
-        let mut cut = None;
-        let mut struck = false;
-        let answer = thread::scope(|scope| {
-            let call = scope.spawn(|| {
-                let mut model = model.clone();
-                let mut co = connect(&socket, &gone)?;
-                let answer = model.perform(step, &mut co, &self.places);
-                Some((answer, model))
+        let (socket, gone) = (driver.socket(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let (sender, receiver) = mpsc::channel();
+            scope.spawn(|| {
+                let (sender, mut model) = (sender, model.clone());
+                if let Some(mut co) = connect(&socket, &gone) {
+                    let answer = model.perform(step, &mut co, &self.places);
+                    let _ = sender.send((answer, model));
+                }
             });
             let deadline = Instant::now() + PATIENCE;
-            while !call.is_finished() && !struck && Instant::now() < deadline {
-                thread::sleep(Duration::from_micros(300));
-                struck = has_struck(&mut driver);
+            let mut answer = None;
+            while answer.is_none() && !has_struck(&mut driver) && Instant::now() < deadline {
+                answer = receiver.recv_timeout(Duration::from_micros(300)).ok();
             }
-            if call.is_finished() && !struck {
-                let lost = call_is_lost(&socket);
-                if lost {
-                    // What a killed process has to close, such as a mount of its own, takes a moment.
-                    struck = driver.wait_exit(PATIENCE).is_some();
-                } else if power == Power::FailsAfterAnswer {
-                    driver.stop();
-                    struck = true;
-                } else {
-                    struck = self.rest(&mut driver);
-                }
+            match (&answer, power) {
+                (Some(_), Power::FailsAfterAnswer) => driver.stop(),
+                (Some((answer, _)), Power::Stays) => self.rest(answer, &mut driver),
+                (None, _) => {}
             }
-            if driver.is_stopped() {
-                cut = Some(self.pool.cut());
-            }
-            if struck || !call.is_finished() {
+            let struck = has_struck(&mut driver);
+            let cut = driver.is_stopped().then(|| self.pool.cut());
+            if struck || answer.is_none() {
                 gone.store(true, Ordering::Relaxed);
                 driver.kill();
             }
-            call.join().unwrap()
-        });
-        End { driver, struck, cut, answer }
+            End { driver, struck, cut, answer }
+        })
     }
 
     /// After a power cut: nothing is mounted or attached any more, and on disk is what had got there.
@@ -175,29 +167,33 @@ impl Rig {
         self.pool.reboot(cut);
     }
 
-    /// After an answer: waits until trash is empty. Whether a failpoint has struck meanwhile.
-    fn rest(&self, driver: &mut Driver) -> bool {
+    /// After an answer: waits until trash is empty, or a failpoint has struck.
+    fn rest(&self, answer: &Result<String, Status>, driver: &mut Driver) {
+        if has_ended(answer, driver) {
+            return;
+        }
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            let busy =
-                fs::read_dir(self.pool.path().join("trash")).is_ok_and(|mut trash| trash.next().is_some());
-            if has_struck(driver) {
-                return true;
-            }
-            if !busy {
+        let trash = self.pool.path().join("trash");
+        while Instant::now() < deadline && !has_struck(driver) {
+            if fs::read_dir(&trash).is_ok_and(|mut trash| trash.next().is_none()) {
                 // The last point is behind the last removal.
                 thread::sleep(Duration::from_millis(5));
-                return has_struck(driver);
+                return;
             }
             thread::sleep(Duration::from_millis(1));
         }
-        false
     }
 }
 
-/// Whether nobody answers any more.
-fn call_is_lost(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_err()
+/// Whether a call was not answered because the process has ended. That may take a moment longer: it has
+/// to close what it has open, such as a mount that no path leads to.
+pub fn has_ended(answer: &Result<String, Status>, driver: &mut Driver) -> bool {
+    match answer {
+        Err(status) if matches!(status.code(), Code::Unknown | Code::Unavailable) => {
+            driver.wait_exit(PATIENCE / 4).is_some()
+        }
+        _ => driver.ended().is_some(),
+    }
 }
 
 fn has_struck(driver: &mut Driver) -> bool {

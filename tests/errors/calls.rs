@@ -1,5 +1,7 @@
 //! Every RPC that the driver serves, as a message that can be sent.
 
+#![allow(dead_code, reason = "several tests share this, and not each uses all of it")]
+
 use crate::support::co::{Co, csi};
 use std::{future::Future, time::Duration};
 use tonic::{Request, Response, Status};

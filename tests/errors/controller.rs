@@ -110,17 +110,17 @@ pub const CASES: &[Case] = &[
             World::spec().flag("dev").capability(),
         ];
         for capability in many {
-            objected(validate(w, |request| request.volume_capabilities.push(capability))?);
+            objected(&validate(w, |request| request.volume_capabilities.push(capability))?);
         }
         Ok(())
     }),
     ("validate-volume-capabilities.parameters-differ", |w| {
-        objected(validate(w, |request| drop(request.volume_context.insert("a".into(), "b".into())))?);
-        objected(validate(w, |request| drop(request.mutable_parameters.insert("a".into(), "b".into())))?);
+        objected(&validate(w, |request| drop(request.volume_context.insert("a".into(), "b".into())))?);
+        objected(&validate(w, |request| drop(request.mutable_parameters.insert("a".into(), "b".into())))?);
         for (key, value) in
             [("layout", "directory"), ("provisioning", "thick"), ("pool", "ext4"), ("uid", "1"), ("a", "b")]
         {
-            objected(validate(w, |request| drop(request.parameters.insert(key.into(), value.into())))?);
+            objected(&validate(w, |request| drop(request.parameters.insert(key.into(), value.into())))?);
         }
         Ok(())
     }),
@@ -387,7 +387,7 @@ fn validate(
     w.last(|co| ask(co, request))
 }
 
-fn objected(answer: csi::ValidateVolumeCapabilitiesResponse) {
+fn objected(answer: &csi::ValidateVolumeCapabilitiesResponse) {
     assert!(answer.confirmed.is_none() && answer.message.len() > 15, "{:?}", answer.message);
 }
 

@@ -47,6 +47,8 @@ pub struct World {
     pub small: Pool,
     /// Goes away and runs full.
     pub away: Pool,
+    /// A volume that takes long to copy, once a case has made it.
+    pub large: Option<String>,
 }
 
 impl World {
@@ -60,7 +62,8 @@ impl World {
             [("default", &default), ("quota", &quota), ("ext4", &ext4), ("small", &small), ("away", &away)];
         let mut driver = Driver::spawn_as(unprivileged(&pools), &[]);
         assert!(driver.wait_until_ready(), "the driver did not start:\n{}", driver.log());
-        Self { co: driver.co(), driver, places: Places::new(), default, quota, ext4, small, away }
+        let co = driver.co();
+        Self { co, driver, places: Places::new(), default, quota, ext4, small, away, large: None }
     }
 
     pub fn pools(&self) -> [&Pool; 5] {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -94,25 +95,42 @@ pub fn loops_below(directory: &Path) -> Vec<Loop> {
 }
 
 /// Detaches a loop if it still shows this file: its number may have gone to somebody else, perhaps to a
-/// device that only a bind mount holds, and `losetup --detach` does not look. Whether it is gone.
+/// device that only a bind mount holds, and `losetup --detach` does not look. Whether it is gone, or goes
+/// with its last user: a mount namespace that somebody else has made may hold a copy of a test's mounts.
 pub fn detach(number: u32, backing: &Path) -> bool {
     // While it is open, its number stays with it.
     let Ok(Some(held)) = loopdev::open(number) else { return true };
     match loopdev::backing_path(number) {
         Ok(Some(found)) if found.path == backing => {
-            loopdev::clear(held).unwrap_or(false) || go_later(number, backing)
+            loopdev::clear(held).unwrap_or(false) || go_with_last_user(number, backing)
         }
         _ => true,
     }
 }
 
-/// Somebody looks at the device just now: it goes when they are done.
-fn go_later(number: u32, backing: &Path) -> bool {
+fn go_with_last_user(number: u32, backing: &Path) -> bool {
     let Ok(Some(held)) = loopdev::open(number) else { return true };
     match loopdev::backing_path(number) {
         Ok(Some(found)) if found.path == backing => loopdev::set_autoclear(&held, true).is_ok(),
         _ => true,
     }
+}
+
+/// Unmounts the binds of a loop's node: once the loop is gone they would show whoever gets its number next.
+/// Whether none is left.
+fn unbind(each: &Loop) -> bool {
+    // While it is open, its number stays with it.
+    let Ok(Some(_held)) = loopdev::open(each.number) else { return false };
+    if !matches!(loopdev::backing_path(each.number), Ok(Some(found)) if found.path == each.backing) {
+        return false;
+    }
+    let node = PathBuf::from(format!("/loop{}", each.number));
+    let device = device_number(each.number);
+    let is_bind = |mount: &Mount| {
+        mount.root == node && fs::metadata(&mount.point).is_ok_and(|found| found.rdev() == device)
+    };
+    let binds: Vec<_> = mounts().into_iter().filter(is_bind).collect();
+    binds.iter().all(|bind| attempt("umount", [bind.point.as_os_str()]).is_ok())
 }
 
 /// All mounts of this mount namespace.
@@ -153,14 +171,9 @@ pub fn release(directory: &Path, itself: bool) -> bool {
         for mount in mounts.iter().rev() {
             let _ = attempt("umount", [mount.point.as_os_str()]);
         }
-        let left = self::mounts();
         // Stacked ones come last in the list.
         for each in loops.iter().rev() {
-            // Not before its last bind is gone: that would show whoever gets the number next.
-            let (device, node) = (device_number(each.number), PathBuf::from(format!("/loop{}", each.number)));
-            if !left.iter().any(|mount| mount.device == device || mount.root == node) {
-                let _ = detach(each.number, &each.backing);
-            }
+            let _ = unbind(each) && detach(each.number, &each.backing);
         }
         thread::sleep(Duration::from_millis(20));
     }

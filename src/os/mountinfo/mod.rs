@@ -1,10 +1,17 @@
-//! What is mounted where: statx(2) for one path, /proc/self/mountinfo for all.
+//! What is mounted where: statx(2) and statmount(2) for one path, /proc/self/mountinfo for all.
 
-use super::{At as _, Error, Result};
+mod statmount;
+mod table;
+
+pub use table::{of_device, of_root};
+
+use super::{At as _, Error, Result, file::Inode};
+use linux_raw_sys::general::STATX_MNT_ID_UNIQUE;
 use rustix::{
     fs::{AtFlags, CWD, StatxAttributes, StatxFlags, makedev, statx},
     io::Errno,
 };
+use statmount::Answer;
 use std::{
     ffi::OsString,
     fs,
@@ -59,9 +66,7 @@ pub fn read() -> Result<Vec<Mount>> {
 /// The mount on top at exactly this path; `None` when the path is absent or is no mountpoint.
 pub fn at(path: &Path) -> Result<Option<Mount>> {
     match look(path)? {
-        Some(Place { mount_root: true, mount_id }) => {
-            Ok(read()?.into_iter().find(|mount| mount.id == mount_id))
-        }
+        Some(place) if place.mount_root => describe(path, &place),
         _ => Ok(None),
     }
 }
@@ -69,9 +74,22 @@ pub fn at(path: &Path) -> Result<Option<Mount>> {
 /// The mount that a path lies in, its root or below; `None` when nothing is there.
 pub fn of(path: &Path) -> Result<Option<Mount>> {
     match look(path)? {
-        Some(place) => Ok(read()?.into_iter().find(|mount| mount.id == place.mount_id)),
+        Some(place) => describe(path, &place),
         None => Ok(None),
     }
+}
+
+fn describe(path: &Path, place: &Place) -> Result<Option<Mount>> {
+    if place.unique {
+        match statmount::mount(place.mount_id)? {
+            Answer::Found(mount) => return Ok(Some(mount)),
+            Answer::Gone => return Ok(None),
+            Answer::Unknown => {}
+        }
+    }
+    // mountinfo has the other kind of ids.
+    let Some(place) = look_for(path, StatxFlags::MNT_ID)? else { return Ok(None) };
+    Ok(read()?.into_iter().find(|mount| mount.id == place.mount_id))
 }
 
 /// Whether the path is the root of a mount (statx, STATX_ATTR_MOUNT_ROOT, never waiting for a server);
@@ -80,14 +98,24 @@ pub fn is_mount_root(path: &Path) -> Result<Option<bool>> {
     Ok(look(path)?.map(|place| place.mount_root))
 }
 
+/// STATX_MNT_ID_UNIQUE, Linux 6.8: asks for an id that is never given twice.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE);
+
 struct Place {
     mount_id: u64,
+    /// The id is of the kind that is never given twice.
+    unique: bool,
     mount_root: bool,
+    inode: Inode,
 }
 
 fn look(path: &Path) -> Result<Option<Place>> {
+    look_for(path, StatxFlags::MNT_ID | MNT_ID_UNIQUE)
+}
+
+fn look_for(path: &Path, id: StatxFlags) -> Result<Option<Place>> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-    let stat = match statx(CWD, path, flags, StatxFlags::MNT_ID) {
+    let stat = match statx(CWD, path, flags, id | StatxFlags::INO) {
         Ok(stat) => stat,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(e) => {
@@ -98,16 +126,18 @@ fn look(path: &Path) -> Result<Option<Place>> {
             };
         }
     };
-    if !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
-        || !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID)
-    {
+    let given = StatxFlags::from_bits_retain(stat.stx_mask);
+    if !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) || !given.intersects(id) {
         return Err(Error::Unexpected(format!(
             "the kernel does not say whether {path:?} is a mount: Linux 5.12 or newer is needed"
         )));
     }
+    let device = makedev(stat.stx_dev_major, stat.stx_dev_minor);
     Ok(Some(Place {
         mount_id: stat.stx_mnt_id,
+        unique: given.contains(MNT_ID_UNIQUE),
         mount_root: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        inode: Inode { device, number: stat.stx_ino },
     }))
 }
 
@@ -118,7 +148,13 @@ fn look_in_table(path: &Path) -> Result<Option<Place>> {
     let point = parent.canonicalize().unwrap_or(parent.to_owned()).join(name);
     // A later one is on top.
     let mount = read()?.into_iter().rfind(|mount| mount.point == point);
-    Ok(mount.map(|mount| Place { mount_id: mount.id, mount_root: true }))
+    Ok(mount.map(|mount| Place {
+        mount_id: mount.id,
+        unique: false,
+        mount_root: true,
+        // No inode has this number; its own cannot be asked for.
+        inode: Inode { device: mount.device, number: 0 },
+    }))
 }
 
 /// A line that cannot be understood is left out: it must not hide all the others.

@@ -1,0 +1,206 @@
+//! The same without failpoints, whose author may have missed a place: at a system call that is drawn by
+//! lot, strace(1) kills the process, or lets the call fail.
+
+use crate::{
+    case::{self, Reference, Result},
+    model::Model,
+    rig::{Rig, has_ended},
+    scenario::Scenario,
+    support::{driver::Driver, eventually, inventory::Inventory},
+};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+use tonic::Code;
+
+/// What changes something on disk or in the kernel.
+const CALLS: &str = "mkdirat,unlinkat,renameat,renameat2,linkat,symlinkat,mknodat,write,pwrite64,fallocate,\
+    ftruncate,copy_file_range,fchmod,fchmodat,fchown,fchownat,utimensat,fsetxattr,setxattr,fsync,fdatasync,\
+    syncfs,ioctl,fsopen,fsconfig,fsmount,open_tree,move_mount,mount,mount_setattr,umount2,flock";
+
+/// What happens at the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Kill,
+    Fail(&'static str),
+}
+
+/// The `number`-th call of that name in one of the threads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    pub name: String,
+    pub number: u64,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.number)
+    }
+}
+
+/// What came of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    Killed,
+    /// The call was answered with an error.
+    Refused,
+    /// It was answered as ever: the call did not matter, or did not come this time.
+    Unharmed,
+}
+
+/// A strace(1) on a running driver; detached when dropped.
+struct Tracer {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Tracer {
+    fn attach(driver: &Driver, options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = Command::new("strace")
+            .args(["-f", "-qq", "-o"])
+            .arg(directory.path().join("calls"))
+            .args(["-e", "signal=none"])
+            .args(options)
+            .args(["-p", &driver.pid().to_string()])
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(directory.path().join("errors")).unwrap())
+            .spawn()
+            .expect("strace can be started");
+        eventually("strace is attached", 20, || {
+            assert!(child.try_wait().unwrap().is_none(), "strace has ended");
+            is_traced(driver.pid())
+        });
+        Self { child, directory }
+    }
+
+    /// Ends the tracing and gives the calls.
+    fn detach(mut self) -> Vec<Call> {
+        self.end();
+        calls(&self.directory.path().join("calls"))
+    }
+
+    fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        if self.child.try_wait().unwrap().is_none() {
+            // On SIGTERM it lets go of the threads; on SIGKILL it could not.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn is_traced(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+    })
+}
+
+fn calls(log: &Path) -> Vec<Call> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let mut seen: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            continue; // `<... mount resumed>`, `+++ exited`
+        }
+        let number = seen.entry((thread, name)).or_default();
+        *number += 1;
+        found.push(Call { name: name.to_owned(), number: *number });
+    }
+    found
+}
+
+/// The calls of the operation when nothing is done to it.
+pub fn record(rig: &Rig, scenario: &Scenario) -> Result<Vec<Call>> {
+    let mut model = rig.prepare(scenario)?;
+    let mut driver = rig.driver(&[]);
+    let trace = format!("trace={CALLS}");
+    let tracer = Tracer::attach(&driver, &["-e", &trace]);
+    let answer = model.perform(scenario.operation, &mut driver.co(), &rig.places);
+    let calls = tracer.detach();
+    answer.map_err(|status| format!("recording: {status}"))?;
+    case::empty(&mut model, rig, &mut driver)?;
+    Ok(calls)
+}
+
+/// One case.
+pub fn run(
+    rig: &Rig,
+    scenario: &Scenario,
+    reference: &Reference,
+    call: &Call,
+    fault: Fault,
+) -> Result<Effect> {
+    let model = rig.prepare(scenario)?;
+    let before = rig.inventory();
+    let mut driver = rig.driver(&[]);
+    let what = match fault {
+        Fault::Kill => "signal=KILL".to_owned(),
+        Fault::Fail(errno) => format!("error={errno}"),
+    };
+    let inject = format!("inject={}:{what}:when={}", call.name, call.number);
+    let trace = format!("trace={}", call.name);
+    let tracer = Tracer::attach(&driver, &["-e", &trace, "-e", &inject]);
+    let mut known = model.clone();
+    let answer = known.perform(scenario.operation, &mut driver.co(), &rig.places);
+    drop(tracer);
+    let killed = has_ended(&answer, &mut driver);
+    let effect = match &answer {
+        _ if killed => Effect::Killed,
+        Ok(_) => Effect::Unharmed,
+        Err(status) => {
+            check_finality(rig, status, &before, &driver)?;
+            Effect::Refused
+        }
+    };
+    recover(rig, scenario, reference, &model, (!killed).then_some(driver))?;
+    Ok(effect)
+}
+
+/// An error that the orchestrator takes as the last word comes after complete rollback (design invariant 6).
+fn check_finality(rig: &Rig, status: &tonic::Status, before: &Inventory, driver: &Driver) -> Result<()> {
+    if matches!(
+        status.code(),
+        Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+    ) {
+        return Ok(());
+    }
+    let difference = before.difference(&rig.inventory());
+    if difference.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{status}\nis final, but something of the attempt is left:\n{}\nthe driver's log:\n{}",
+        difference.join("\n"),
+        driver.log()
+    ))
+}
+
+/// The same call again, by the same process where it still lives.
+fn recover(
+    rig: &Rig,
+    scenario: &Scenario,
+    reference: &Reference,
+    model: &Model,
+    driver: Option<Driver>,
+) -> Result<()> {
+    let driver = driver.unwrap_or_else(|| rig.driver(&[]));
+    let mut model = model.clone();
+    let answer = model.perform(scenario.operation, &mut driver.co(), &rig.places);
+    case::conclude(rig, reference, case::Expected::Undisturbed, Some(&answer), model, driver)
+}
