@@ -16,6 +16,8 @@
 mod block;
 #[path = "traps/busy.rs"]
 mod busy;
+#[path = "traps/cut.rs"]
+mod cut;
 #[path = "traps/health.rs"]
 mod health;
 #[path = "traps/host.rs"]
