@@ -26,6 +26,8 @@ mod hostile;
 mod mounts;
 #[path = "traps/one_loop.rs"]
 mod one_loop;
+#[path = "traps/processes.rs"]
+mod processes;
 #[path = "traps/reboot.rs"]
 mod reboot;
 #[path = "traps/scene.rs"]

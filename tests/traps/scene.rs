@@ -14,6 +14,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 use tonic::{Code, Status};
 use wharf::os::mountinfo::{self, Mount};
@@ -270,6 +271,22 @@ pub fn head(device: &Path, length: usize) -> Vec<u8> {
     let file = fs::File::open(device).unwrap_or_else(|e| panic!("{}: {e}", device.display()));
     file.read_exact_at(&mut buffer, 0).unwrap();
     buffer
+}
+
+/// A shell script in a mount namespace of its own. Of all that tests have mounted only what is at `keep`
+/// is seen there: a copy of another test's mount would keep that test's filesystem alive.
+pub fn apart(keep: &Path, script: &str) -> Command {
+    let forget = "for point in $(cut -d ' ' -f 5 /proc/self/mountinfo); do
+            case $point in \"$KEEP\"*) ;; */wharf-*) umount -l \"$point\" 2>/dev/null ;; esac
+        done; unset KEEP
+        ";
+    let mut command = Command::new("unshare");
+    command
+        .env("KEEP", keep)
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .arg(format!("{forget}{script}"))
+        .arg("sh");
+    command
 }
 
 /// A block volume of so many MiB.
