@@ -3,7 +3,7 @@
 
 use crate::{
     case::{self, Reference, Result},
-    model::Model,
+    model::{Model, Step},
     rig::{Rig, has_ended},
     scenario::Scenario,
     support::{driver::Driver, eventually, inventory::Inventory},
@@ -57,6 +57,7 @@ pub enum Effect {
 /// A strace(1) on a running driver; detached when dropped.
 struct Tracer {
     child: Child,
+    traced: u32,
     directory: TempDir,
 }
 
@@ -77,7 +78,7 @@ impl Tracer {
             assert!(child.try_wait().unwrap().is_none(), "strace has ended");
             is_traced(driver.pid())
         });
-        Self { child, directory }
+        Self { child, traced: driver.pid(), directory }
     }
 
     /// Ends the tracing and gives the calls.
@@ -91,7 +92,8 @@ impl Tracer {
         // On SIGTERM it lets go of the threads; but when these have been killed it may wait for one of
         // them for ever, and must be killed itself before anybody else can wait for the process.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let patience = Duration::from_millis(if is_dead(self.traced) { 100 } else { 2_000 });
+        let deadline = Instant::now() + patience;
         while self.child.try_wait().unwrap().is_none() {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
@@ -115,6 +117,11 @@ fn is_traced(pid: u32) -> bool {
     })
 }
 
+fn is_dead(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
 fn calls(log: &Path) -> Vec<Call> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let mut seen: BTreeMap<(&str, &str), u64> = BTreeMap::new();
@@ -122,7 +129,8 @@ fn calls(log: &Path) -> Vec<Call> {
     for line in text.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        let unknown = name.is_empty() || name.starts_with("syscall_");
+        if unknown || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             continue; // `<... mount resumed>`, `+++ exited`
         }
         let number = seen.entry((thread, name)).or_default();
@@ -166,17 +174,34 @@ pub fn run(
     let mut known = model.clone();
     let answer = known.perform(scenario.operation, &mut driver.co(), &rig.places);
     drop(tracer);
-    let killed = has_ended(&answer, &mut driver);
+    // It may be struck just after its answer.
+    let moment = Duration::from_millis(if fault == Fault::Kill { 50 } else { 0 });
+    let killed = has_ended(&answer, &mut driver) || driver.wait_exit(moment).is_some();
     let effect = match &answer {
         _ if killed => Effect::Killed,
         Ok(_) => Effect::Unharmed,
         Err(status) => {
-            check_finality(rig, status, &before, &driver)?;
+            if makes_something(scenario.operation) {
+                check_finality(rig, status, &before, &driver)?;
+            }
             Effect::Refused
         }
     };
     recover(rig, scenario, reference, &model, (!killed).then_some(driver))?;
     Ok(effect)
+}
+
+/// The others are repeated until they go through.
+fn makes_something(operation: Step) -> bool {
+    matches!(
+        operation,
+        Step::Create
+            | Step::Clone
+            | Step::Restore { .. }
+            | Step::Snapshot
+            | Step::Stage
+            | Step::Publish { .. }
+    )
 }
 
 /// An error that the orchestrator takes as the last word comes after complete rollback (design invariant 6).
