@@ -16,6 +16,8 @@
 mod block;
 #[path = "traps/busy.rs"]
 mod busy;
+#[path = "traps/cut.rs"]
+mod cut;
 #[path = "traps/health.rs"]
 mod health;
 #[path = "traps/host.rs"]
@@ -26,6 +28,8 @@ mod hostile;
 mod mounts;
 #[path = "traps/one_loop.rs"]
 mod one_loop;
+#[path = "traps/processes.rs"]
+mod processes;
 #[path = "traps/reboot.rs"]
 mod reboot;
 #[path = "traps/scene.rs"]

@@ -97,6 +97,11 @@ impl Error {
         matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
+    /// The caller's progress function said stop, which it does when the driver ends.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled(_))
+    }
+
     /// The filesystem there has shut down after an error, or its device is gone: every look at it fails.
     pub fn is_filesystem_down(&self) -> bool {
         matches!(

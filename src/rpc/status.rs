@@ -3,7 +3,7 @@
 //! To every CO a code is final unless it is ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED: it
 //! then forgets the attempt. So a final code is only given when nothing of the attempt is left.
 
-use crate::{error::Error, os};
+use crate::error::Error;
 use std::any::Any;
 use tonic::{Code, Status, codegen::http};
 
@@ -22,7 +22,7 @@ pub fn code(error: &Error) -> Code {
         Error::Os { source, .. } if source.is_no_space() => Code::ResourceExhausted,
         Error::Os { source, .. } if source.is_in_the_way() => Code::Aborted,
         // The driver is ending; the same request after its restart starts anew.
-        Error::Os { source: os::Error::Cancelled(_), .. } => Code::Unavailable,
+        Error::Os { source, .. } if source.is_cancelled() => Code::Unavailable,
         Error::Damaged(_) | Error::Os { .. } | Error::Internal(_) => Code::Internal,
     }
 }
@@ -76,6 +76,7 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os;
 
     fn os_error(number: i32) -> Error {
         let source = os::Error::Path {

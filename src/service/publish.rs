@@ -1,9 +1,11 @@
 //! NodePublishVolume and NodeUnpublishVolume: binds of what is staged.
 
 use super::{
-    Service, TargetPath, known_key,
-    stage::{self, DEVICE, check_attributes, device_is_bound},
-    target::{ensure_dir, ensure_file, is_mounted, remove_place, staged_device},
+    Service, TargetPath,
+    device::publish_device,
+    known_key,
+    stage::{self, check_attributes, occupied},
+    target::{ensure_dir, is_mounted, remove_place, staged_device},
 };
 use crate::{
     backend::{
@@ -15,11 +17,10 @@ use crate::{
     os::{
         file,
         lock::Mode,
-        loopdev::{self, Held},
         mount::{self, Attributes},
         mountinfo,
     },
-    volume::{Access, AccessMode, Capability, Key, Layout, VolumeId},
+    volume::{Access, AccessMode, Capability, Layout, VolumeId},
 };
 use std::path::{Path, PathBuf};
 
@@ -101,29 +102,6 @@ impl Service {
             None => Ok(()),
         }
     }
-
-    /// Read-only loops on a raw block volume that no bind shows any more, also those that an
-    /// interrupted Publish or Unpublish left.
-    pub(super) fn clear_stacked(&self, key: Key) -> Result<()> {
-        let doing = || format!("detaching a read-only device of volume {key}");
-        let mut stacked = Vec::new();
-        for base in self.device_loops(key)? {
-            stacked.extend(loopdev::stacked_on(base).doing(doing)?);
-        }
-        for number in stacked {
-            if device_is_bound(number)? {
-                continue;
-            }
-            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
-            if !loopdev::clear(held).doing(doing)? {
-                return Err(Error::Busy(format!(
-                    "a read-only device of volume {key} is still open in another process; try again"
-                )));
-            }
-            failpoint!("unpublish.stacked-cleared");
-        }
-        Ok(())
-    }
 }
 
 /// The CO expects the target to be gone. A directory that was no mount of ours and holds something is
@@ -180,112 +158,13 @@ fn refuse_wider(source: &Path, wanted: Attributes) -> Result<()> {
     Ok(())
 }
 
-fn publish_device(
-    located: Located<'_>,
-    number: u32,
-    source: &Path,
-    target: &Path,
-    read_only: bool,
-    mode: AccessMode,
-) -> Result<()> {
-    let key = located.record.key;
-    let doing = || format!("publishing volume {key} at {}", target.display());
-    if is_mounted(target)? {
-        let found = located.compare(target)?;
-        if found == Found::Device(number) || matches!(found, Found::ReadOnlyDevice { .. }) {
-            if is_read_only(found)? == read_only {
-                return Ok(());
-            }
-            return Err(Error::Incompatible(format!(
-                "volume {key} is already published at {} with another `readonly`: unpublish it there first",
-                target.display()
-            )));
-        }
-        if !matches!(found, Found::Dead(_)) {
-            return Err(occupied(target));
-        }
-        mount::unmount(target).doing(|| format!("removing the stale bind at {}", target.display()))?;
-        failpoint!("publish.stale-unbound");
-    }
-    if !mode.allows_many_targets() {
-        refuse_second(located, source, target, &device_binds(located, number)?)?;
-    }
-    let base = loopdev::open(number).doing(doing)?.ok_or_else(|| not_there(number))?;
-    // Somebody's `losetup -d` of a device in use arms AUTOCLEAR; then the bind would outlive the loop.
-    loopdev::set_autoclear(&base, false).doing(doing)?;
-    if located.compare(source)? != Found::Device(number) {
-        return Err(not_there(number));
-    }
-    let base_is_read_only = loopdev::is_read_only(&base).doing(doing)?;
-    if base_is_read_only && !read_only {
-        return Err(Error::Refused(format!(
-            "volume {key} is staged read-only: publish it read-only, or stage it again"
-        )));
-    }
-    ensure_file(target)?;
-    failpoint!("publish.device-place-made");
-    if read_only && !base_is_read_only {
-        let held = stacked_to_publish(number)?;
-        failpoint!("publish.stacked-attached");
-        let bound = publish_stacked(&held, target).doing(doing);
-        bound.or_else(|error| stage::let_go(&held, stage::undo(target, error)))?;
-    } else {
-        let bound = mount::bind(&base.path(), target, DEVICE).doing(doing);
-        bound.or_else(|error| stage::undo(target, error))?;
-        failpoint!("publish.device-bound");
-    }
-    match located.compare(target)? {
-        Found::Device(_) | Found::ReadOnlyDevice { .. } => Ok(()),
-        _ => {
-            Err(Error::Busy(format!("{} is not the device that was just bound; try again", target.display())))
-        }
-    }
-}
-
-/// A read-only bind of a device node is still writable, so a read-only loop goes in between. One that
-/// an interrupted Publish has left is used.
-fn stacked_to_publish(base: u32) -> Result<Held> {
-    let doing = || format!("attaching a read-only device to loop device {base}");
-    for number in loopdev::stacked_on(base).doing(doing)? {
-        if !device_is_bound(number)?
-            && let Some(held) = loopdev::open(number).doing(doing)?
-            && loopdev::is_read_only(&held).doing(doing)?
-        {
-            return Ok(held);
-        }
-    }
-    loopdev::attach_read_only_on(base).doing(doing)
-}
-
-/// AUTOCLEAR is taken off before the bind, as in Stage.
-fn publish_stacked(held: &Held, target: &Path) -> crate::os::Result<()> {
-    loopdev::set_autoclear(held, false)?;
-    failpoint!("publish.stacked-kept");
-    mount::bind(&held.path(), target, DEVICE)?;
-    failpoint!("publish.stacked-bound");
-    Ok(())
-}
-
-fn is_read_only(found: Found) -> Result<bool> {
-    let (Found::Device(number) | Found::ReadOnlyDevice { number, .. }) = found else { return Ok(false) };
-    let doing = || format!("looking at loop device {number}");
-    let held = loopdev::open(number).doing(doing)?.ok_or_else(|| not_there(number))?;
-    loopdev::is_read_only(&held).doing(doing)
-}
-
-fn not_there(number: u32) -> Error {
-    Error::Refused(format!("loop device {number} has vanished: stage the volume again"))
-}
-
-fn occupied(target: &Path) -> Error {
-    Error::Incompatible(format!(
-        "something else is mounted at {}: it was left alone, unmount it first",
-        target.display()
-    ))
-}
-
 /// CSI 1.13, NodePublishVolume: modes that allow one publication refuse a second target path.
-fn refuse_second(located: Located<'_>, staging: &Path, target: &Path, points: &[PathBuf]) -> Result<()> {
+pub(super) fn refuse_second(
+    located: Located<'_>,
+    staging: &Path,
+    target: &Path,
+    points: &[PathBuf],
+) -> Result<()> {
     // mountinfo shows places with every symlink above them resolved.
     let resolve = |path: &Path| file::canonical(path).unwrap_or_else(|_| path.to_owned());
     let (staging, target) = (resolve(staging), resolve(target));
@@ -316,20 +195,4 @@ fn mounts_of(located: Located<'_>, source: &Path) -> Result<Vec<PathBuf>> {
     let Some(staged) = file::stat(source).doing(doing)? else { return Ok(Vec::new()) };
     let mounts = mountinfo::of_device(staged.inode.device).doing(doing)?;
     Ok(mounts.into_iter().filter(|mount| mount.root == Path::new("/")).map(|mount| mount.point).collect())
-}
-
-/// Where the volume's device, or a read-only one on top of it, is bound.
-fn device_binds(located: Located<'_>, number: u32) -> Result<Vec<PathBuf>> {
-    let doing = || format!("looking for binds of volume {}", located.record.key);
-    let mut names = vec![PathBuf::from(format!("/loop{number}"))];
-    for stacked in loopdev::stacked_on(number).doing(doing)? {
-        names.push(format!("/loop{stacked}").into());
-    }
-    let mut points = Vec::new();
-    for mount in mountinfo::read().doing(doing)?.into_iter().filter(|mount| names.contains(&mount.root)) {
-        if matches!(located.compare(&mount.point)?, Found::Device(_) | Found::ReadOnlyDevice { .. }) {
-            points.push(mount.point);
-        }
-    }
-    Ok(points)
 }

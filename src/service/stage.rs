@@ -3,8 +3,10 @@
 //! Nothing here formats. What is mounted is proven by device and inode before and after.
 
 use super::{
-    Service, TargetPath, create, known_key,
-    target::{ensure_file, is_mounted, remove_place, staged_device},
+    Service, TargetPath, create,
+    device::{is_dead_device, stage_device},
+    known_key,
+    target::{is_mounted, remove_place, staged_device},
 };
 use crate::{
     backend::{
@@ -50,10 +52,6 @@ pub struct Unstage {
     /// Where.
     pub staging: TargetPath,
 }
-
-/// A device bind can be opened (nodev would forbid that) and nothing can be run from it.
-pub(super) const DEVICE: Attributes =
-    Attributes { read_only: false, nosuid: true, nodev: false, noexec: true, noatime: false };
 
 impl Service {
     /// Attaches and mounts the volume, or finds it mounted there as asked.
@@ -148,40 +146,6 @@ impl Service {
         }
         self.clear_stacked(key)?;
         self.clear_device(key)
-    }
-
-    /// The loops that may be a raw block volume's device: on its image, or on one that was deleted.
-    pub(super) fn device_loops(&self, key: Key) -> Result<Vec<u32>> {
-        let mut loops = match self.store.volume(key) {
-            Ok(Some((_, record))) if record.shape.access == Access::Mount => return Ok(Vec::new()),
-            Ok(Some((pool, _))) => attachment::loops_of(&pool.image(Kind::Volume, key))?,
-            // Nothing to prove them by now: the same request finds them when the pool is back.
-            Err(error @ Error::Unavailable(_)) if attachment::is_named_by_a_loop(key)? => return Err(error),
-            _ => Vec::new(),
-        };
-        loops.extend(attachment::orphans_of(key)?);
-        Ok(loops)
-    }
-
-    /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
-    fn clear_device(&self, key: Key) -> Result<()> {
-        let doing = || format!("detaching volume {key}");
-        for number in self.device_loops(key)? {
-            if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
-                return Err(Error::Busy(format!(
-                    "volume {key} is still published on node {}: unpublish it first",
-                    self.node
-                )));
-            }
-            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
-            if !loopdev::clear(held).doing(doing)? {
-                return Err(Error::Busy(format!(
-                    "the device of volume {key} is still open in another process; try again"
-                )));
-            }
-            failpoint!("unstage.cleared");
-        }
-        Ok(())
     }
 }
 
@@ -279,7 +243,7 @@ fn prepare_detached(record: &VolumeRecord, path: &Path, filesystem: Filesystem) 
 
 /// A trim inside punches holes; a thick volume owns its blocks again at the next stage. That the pool
 /// is too full for it is a matter for health reports, not a reason to keep a pod from its data.
-fn own_blocks_again(record: &VolumeRecord, path: &Path) {
+pub(super) fn own_blocks_again(record: &VolumeRecord, path: &Path) {
     if record.provisioning != Some(Provisioning::Thick) {
         return;
     }
@@ -303,19 +267,6 @@ fn refuse_second_place(record: &VolumeRecord, number: u32, staging: &Path) -> Re
         ))),
         None => Ok(()),
     }
-}
-
-/// Making a device read-only or writable that is bound elsewhere would do so to its user, too.
-fn refuse_other_writability(record: &VolumeRecord, number: u32, read_only: bool) -> Result<()> {
-    let doing = || format!("looking at loop device {number}");
-    let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
-    if loopdev::is_read_only(&held).doing(doing)? == read_only || !device_is_bound(number)? {
-        return Ok(());
-    }
-    Err(Error::Refused(format!(
-        "volume {} is already staged or published with another access mode: end that first",
-        record.id()
-    )))
 }
 
 fn warn_without_direct_io(held: &Held, record: &VolumeRecord) {
@@ -362,67 +313,6 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
     }
 }
 
-/// Binds the loop's node below the staging path. AUTOCLEAR is taken off before: a loop without a bind
-/// is found by its image, by the next attempt or by Unstage. A bind whose loop had gone would show
-/// whatever gets the number next, and nothing could tell that it was ours.
-fn stage_device(located: Located<'_>, staging: &Path, read_only: bool) -> Result<()> {
-    let Located { pool, record } = located;
-    let place = staged_device(staging);
-    if is_mounted(staging)? {
-        return Err(occupied(staging));
-    }
-    if is_mounted(&place)? {
-        match located.compare(&place)? {
-            Found::Device(number) if keeps(number)? => return check_writability(number, read_only, &place),
-            Found::Device(_) | Found::Dead(_) => {}
-            _ => return Err(occupied(&place)),
-        }
-        mount::unmount(&place).doing(|| format!("removing the stale bind at {}", place.display()))?;
-        failpoint!("stage.stale-unbound");
-    }
-    create::check_image(pool, record)?;
-    let path = pool.image(Kind::Volume, record.key);
-    let held = match attachment::only_loop_of(&path)? {
-        Some(number) => {
-            refuse_other_writability(record, number, read_only)?;
-            attachment::attach(&path)?
-        }
-        None => {
-            own_blocks_again(record, &path);
-            attachment::attach(&path)?
-        }
-    };
-    failpoint!("stage.device-attached");
-    let doing = || format!("staging the device of volume {}", record.key);
-    loopdev::set_read_only(&held, read_only).doing(doing)?;
-    failpoint!("stage.device-writability-set");
-    ensure_file(&place)?;
-    failpoint!("stage.device-place-made");
-    keep_and_bind(&held, &place).doing(doing).or_else(|error| let_go(&held, undo(&place, error)))?;
-    match located.compare(&place)? {
-        Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
-        _ => {
-            Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display())))
-        }
-    }
-}
-
-fn keep_and_bind(held: &Held, place: &Path) -> crate::os::Result<()> {
-    loopdev::set_autoclear(held, false)?;
-    failpoint!("stage.device-kept");
-    mount::bind(&held.path(), place, DEVICE)?;
-    failpoint!("stage.device-bound");
-    Ok(())
-}
-
-/// After a bind that failed: a device that nothing shows is detached when it is closed.
-pub(super) fn let_go(held: &Held, failed: Result<()>) -> Result<()> {
-    if !device_is_bound(held.number)? {
-        loopdev::set_autoclear(held, true).doing(|| format!("letting go of loop device {}", held.number))?;
-    }
-    failed
-}
-
 /// A final error is only given when nothing of the attempt is left (design invariant 6).
 pub(super) fn undo<T>(place: &Path, error: Error) -> Result<T> {
     let undone = match is_mounted(place) {
@@ -435,23 +325,6 @@ pub(super) fn undo<T>(place: &Path, error: Error) -> Result<T> {
             Err(Error::Busy(format!("{}; and it could not be undone: {}", error.chain(), left.chain())))
         }
     }
-}
-
-/// Without AUTOCLEAR it stays attached under its bind.
-fn keeps(number: u32) -> Result<bool> {
-    Ok(attachment::status(number)?.is_some_and(|status| !status.autoclear))
-}
-
-fn check_writability(number: u32, read_only: bool, place: &Path) -> Result<()> {
-    let doing = || format!("looking at loop device {number}");
-    let Some(held) = loopdev::open(number).doing(doing)? else { return Err(occupied(place)) };
-    if loopdev::is_read_only(&held).doing(doing)? == read_only {
-        return Ok(());
-    }
-    Err(Error::Incompatible(format!(
-        "the volume is already staged at {} with another access mode: unstage it first",
-        place.display()
-    )))
 }
 
 /// CSI: staged incompatibly at that path is ALREADY_EXISTS.
@@ -473,7 +346,7 @@ pub(super) fn check_attributes(place: &Path, wanted: Attributes) -> Result<()> {
     )))
 }
 
-fn occupied(place: &Path) -> Error {
+pub(super) fn occupied(place: &Path) -> Error {
     Error::Incompatible(format!(
         "something else is mounted at {}: it was left alone, unmount it first",
         place.display()
@@ -497,30 +370,5 @@ pub(super) fn unmount(seen: &Mount) -> Result<()> {
             }
             result => return result.doing(|| format!("unmounting {}", seen.point.display())),
         }
-    }
-}
-
-/// Whether mountinfo shows a bind of /dev/loopN anywhere.
-pub(super) fn device_is_bound(number: u32) -> Result<bool> {
-    let doing = || format!("looking for binds of loop device {number}");
-    let device = loopdev::device_number(number);
-    let name = format!("/loop{number}");
-    for mount in mountinfo::read().doing(doing)? {
-        if mount.root.to_str() != Some(&name) {
-            continue;
-        }
-        let stat = file::stat(&mount.point).doing(doing)?;
-        if stat.is_none_or(|stat| stat.is_block && stat.rdev == device) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn is_dead_device(place: &Path) -> Result<bool> {
-    let stat = file::stat(place).doing(|| format!("looking at {}", place.display()))?;
-    match stat.filter(|stat| stat.is_block).and_then(|stat| loopdev::number_of(stat.rdev)) {
-        Some(number) => Ok(attachment::status(number)?.is_none()),
-        None => Ok(false),
     }
 }

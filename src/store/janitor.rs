@@ -93,7 +93,9 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
     loop {
         let mut state = signal.state();
         if !state.wanted && !state.ended {
-            let limit = promises.due().unwrap_or(PERIOD);
+            // What was purged counts as shared until the filesystem has let go of it.
+            let settled = state.purged.and_then(|at| (at + SETTLING).checked_duration_since(Instant::now()));
+            let limit = promises.due().unwrap_or(PERIOD).min(settled.unwrap_or(PERIOD));
             state = signal.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0;
         }
         if state.ended {

@@ -102,8 +102,12 @@ impl Ledger {
     /// Sets `bytes` aside if `free` leaves room; else says how much there is.
     pub fn reserve(self: &Arc<Self>, bytes: u64, free: Free) -> Result<Reservation, u64> {
         let mut state = self.state();
-        let room = free.beyond(state.total.saturating_add(state.pending));
-        if bytes > room {
+        let promised = state.total.saturating_add(state.pending);
+        let room = free.beyond(promised);
+        // Not even nothing fits into an overcommitted pool. The promise of a volume may be out of date: it
+        // has come to own what it wrote since its last snapshot, and that room is gone from `available`. The
+        // next snapshot of it asks for no bytes by that promise, but takes away what the volume owns.
+        if bytes > room || promised > free.unreserved() {
             return Err(room);
         }
         state.pending = state.pending.saturating_add(bytes);
@@ -130,8 +134,13 @@ pub struct Free {
 impl Free {
     /// What is left for new volumes when `promised` bytes are spoken for.
     pub fn beyond(self, promised: u64) -> u64 {
+        self.unreserved().saturating_sub(promised)
+    }
+
+    /// What is available beside the reserve.
+    fn unreserved(self) -> u64 {
         let reserve = (self.total / 100).max(LEAST_RESERVE);
-        self.available.saturating_sub(reserve).saturating_sub(promised)
+        self.available.saturating_sub(reserve)
     }
 }
 
@@ -153,6 +162,8 @@ mod tests {
         assert_eq!(ledger.promised(), 2 << 30);
         let held = ledger.reserve((3 << 30) - reserve, free).unwrap();
         assert_eq!(ledger.reserve(1, free).unwrap_err(), 0);
+        let overcommitted = Free { available: (2 << 30) + reserve - 1, ..free };
+        assert_eq!(ledger.reserve(0, overcommitted).unwrap_err(), 0);
         drop(held);
         ledger.remove(a);
         assert_eq!(free.beyond(ledger.promised()), (4 << 30) - reserve);

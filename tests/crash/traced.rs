@@ -13,6 +13,8 @@ use std::{
     fmt, fs,
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tonic::Code;
@@ -86,11 +88,16 @@ impl Tracer {
 
     fn end(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        if self.child.try_wait().unwrap().is_none() {
-            // On SIGTERM it lets go of the threads; on SIGKILL it could not.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        // On SIGTERM it lets go of the threads; but when these have been killed it may wait for one of
+        // them for ever, and must be killed itself before anybody else can wait for the process.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(2));
         }
-        let _ = self.child.wait();
     }
 }
 

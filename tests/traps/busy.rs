@@ -1,8 +1,8 @@
 //! Nothing is unmounted lazily: a mounted filesystem that nobody sees would be mounted a second time.
 
 use crate::{
-    scene::{Scene, Volume, is_mounted, mount_at, refused},
-    support::{MIB, co::Spec, data::write_durably, host, pool::Kind},
+    scene::{Scene, Volume, apart, is_mounted, mount_at, refused},
+    support::{MIB, co::Spec, data::write_durably, eventually, host, pool::Kind},
 };
 use std::{
     fs,
@@ -91,15 +91,10 @@ fn a_mount_in_another_namespace_counts() {
     let mut scene = Scene::new(Kind::Xfs, 512 * MIB);
     let volume = scene.create("pod", &Spec::image("ext4").size(64 * MIB));
     scene.stage(&volume).unwrap();
-    let mut elsewhere = Inside(
-        Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sleep", "120"])
-            .spawn()
-            .unwrap(),
-    );
-    let ours = fs::read_link("/proc/self/ns/mnt").unwrap();
-    crate::support::eventually("a namespace of its own", 10, || {
-        fs::read_link(format!("/proc/{}/ns/mnt", elsewhere.0.id())).is_ok_and(|theirs| theirs != ours)
+    let mut elsewhere = Inside(apart(&volume.staging, "exec sleep 120").spawn().unwrap());
+    eventually("a namespace with this mount alone", 10, || {
+        let process = format!("/proc/{}", elsewhere.0.id());
+        fs::read_to_string(format!("{process}/comm")).is_ok_and(|name| name == "sleep\n")
     });
     let why = refused(scene.unstage(&volume), Code::Aborted);
     assert!(why.contains("mount namespace"), "{why}");

@@ -1,7 +1,7 @@
 //! Hosts that differ: a /dev without the node of a new loop, a pool that hands out project ids.
 
 use crate::{
-    scene::{Scene, Volume, block, head},
+    scene::{Scene, Volume, apart, block, head},
     support::{
         MIB,
         co::{Spec, file_in},
@@ -16,7 +16,6 @@ use std::{
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -26,9 +25,9 @@ fn driver_without_udev(pool: &Pool) -> Driver {
         mknod /dev/null c 1 3; mknod /dev/zero c 1 5; mknod /dev/full c 1 7
         mknod /dev/random c 1 8; mknod /dev/urandom c 1 9; mknod /dev/loop-control c 10 237
         exec \"$@\"";
-    let mut command = Command::new("unshare");
+    let mut command = apart(pool.path(), script);
     command
-        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_wharf")])
+        .arg(env!("CARGO_BIN_EXE_wharf"))
         .args(["standalone", "--node-id", "node-1", "--pool"])
         .arg(format!("default={}", pool.path().display()));
     let mut driver = Driver::spawn_as(command, &[]);
