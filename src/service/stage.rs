@@ -144,8 +144,8 @@ impl Service {
                 Layout::Image => wait_detached(key, &pool.image(Kind::Volume, key)),
             };
         }
-        self.clear_stacked(key)?;
-        self.clear_device(key)
+        let devices = self.clear_stacked(key)?;
+        self.clear_device(key, &devices)
     }
 }
 

@@ -80,7 +80,8 @@ fn make(path: &Path, number: u32) -> Result<()> {
     }
 }
 
-pub(super) fn path(number: u32) -> PathBuf {
+/// Where its node is.
+pub fn path(number: u32) -> PathBuf {
     PathBuf::from(format!("{DEV}/loop{number}"))
 }
 
