@@ -246,7 +246,7 @@ mod tests {
         let _guards = [&first, &second].map(|point| Mounted::guard(point));
         let older = open_tree(CWD, &root, OpenTreeFlags::OPEN_TREE_CLONE).unwrap();
         mount::bind(&root, &first, Attributes::default()).unwrap();
-        assert_eq!(mounts_of(&root), [first.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&first));
         move_mount(older, "", CWD, &second, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
         assert_eq!(mounts_of(&root), [first.clone(), second.clone()]);
     }
