@@ -8,7 +8,8 @@
     clippy::disallowed_methods,
     clippy::result_large_err,
     clippy::needless_pass_by_value,
-    clippy::needless_update
+    clippy::needless_update,
+    clippy::type_complexity
 )]
 
 #[path = "input/bytes.rs"]
