@@ -6,7 +6,7 @@ use crate::{
     model::{Model, Step},
     rig::{Rig, has_ended},
     scenario::Scenario,
-    support::{driver::Driver, eventually, inventory::Inventory},
+    support::{co::Co, driver::Driver, eventually, inventory::Inventory},
 };
 use std::{
     collections::BTreeMap,
@@ -172,7 +172,11 @@ pub fn run(
     let trace = format!("trace={}", call.name);
     let tracer = Tracer::attach(&driver, &["-e", &trace, "-e", &inject]);
     let mut known = model.clone();
-    let answer = known.perform(scenario.operation, &mut driver.co(), &rig.places);
+    let answer = match Co::try_connect(&driver.socket()) {
+        Ok(mut co) => known.perform(scenario.operation, &mut co, &rig.places),
+        // It was struck while it let the orchestrator in.
+        Err(error) => Err(tonic::Status::unknown(error.to_string())),
+    };
     drop(tracer);
     // It may be struck just after its answer.
     let moment = Duration::from_millis(if fault == Fault::Kill { 50 } else { 0 });
@@ -212,10 +216,18 @@ fn check_finality(rig: &Rig, status: &tonic::Status, before: &Inventory, driver:
     ) {
         return Ok(());
     }
-    let difference = before.difference(&rig.inventory());
-    if difference.is_empty() {
-        return Ok(());
-    }
+    // A loop goes when the last one who looks at it has closed it.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let difference = loop {
+        let difference = before.difference(&rig.inventory());
+        if difference.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            break difference;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
     Err(format!(
         "{status}\nis final, but something of the attempt is left:\n{}\nthe driver's log:\n{}",
         difference.join("\n"),
@@ -223,7 +235,8 @@ fn check_finality(rig: &Rig, status: &tonic::Status, before: &Inventory, driver:
     ))
 }
 
-/// The same call again, by the same process where it still lives.
+/// The same call again, by the same process where it still lives. A purge that has failed is tried again
+/// a minute later, or after a start.
 fn recover(
     rig: &Rig,
     scenario: &Scenario,
@@ -231,7 +244,7 @@ fn recover(
     model: &Model,
     driver: Option<Driver>,
 ) -> Result<()> {
-    let driver = driver.unwrap_or_else(|| rig.driver(&[]));
+    let driver = driver.filter(|_| rig.trash_is_empty()).unwrap_or_else(|| rig.driver(&[]));
     let mut model = model.clone();
     let answer = model.perform(scenario.operation, &mut driver.co(), &rig.places);
     case::conclude(rig, reference, case::Expected::Undisturbed, Some(&answer), model, driver)
