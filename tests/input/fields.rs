@@ -133,7 +133,11 @@ impl Stand {
         let name = "the-new-one".to_owned();
         macro_rules! request {
             ($type:ident { $($field:ident: $value:expr),* $(,)? }) => {
-                csi::$type { $($field: $value,)* ..Default::default() }.encode_to_vec()
+                {
+                    let mut request = csi::$type::default();
+                    $(request.$field = $value;)*
+                    request.encode_to_vec()
+                }
             };
         }
         let bytes = match method.name() {
@@ -336,7 +340,7 @@ fn judge(method: &str, field: &str, bad: &str, answer: &Result<DynamicMessage, S
 }
 
 /// How many fields there were, and how many requests.
-fn all(values: Vec<Bad>) -> (usize, usize) {
+fn all(values: &[Bad]) -> (usize, usize) {
     let mut stand = Stand::new();
     let before = stand.surroundings();
     let (mut cases, mut fields) = (0, BTreeSet::new());
@@ -347,7 +351,7 @@ fn all(values: Vec<Bad>) -> (usize, usize) {
             let answer = answer.unwrap_or_else(|status| panic!("{} is not good: {status:?}", method.name()));
             stand.tidy(&method, &answer);
         }
-        for value in &values {
+        for value in values {
             let mut requests = Vec::new();
             replace(&good, value, "", 0, &mut requests);
             for (field, request) in requests {
@@ -385,12 +389,12 @@ fn all(values: Vec<Bad>) -> (usize, usize) {
 
 #[test]
 fn every_text_field() {
-    let (fields, requests) = all(texts().into_iter().map(Bad::Text).collect());
+    let (fields, requests) = all(&texts().into_iter().map(Bad::Text).collect::<Vec<_>>());
     assert!(fields > 80 && requests > 4_000, "{fields} {requests}");
 }
 
 #[test]
 fn every_number_and_enumeration() {
-    let (fields, requests) = all(NUMBERS.map(Bad::Number).into());
+    let (fields, requests) = all(&NUMBERS.map(Bad::Number));
     assert!(fields > 15 && requests > 140, "{fields} {requests}");
 }

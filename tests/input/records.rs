@@ -120,6 +120,8 @@ fn every_byte_of_a_record_flipped() {
     assert!(damaged > 300 && harmless < 20);
 }
 
+type Spoil = Box<dyn Fn()>;
+
 #[test]
 fn records_that_are_torn_or_something_else() {
     let mut stand = Stand::new();
@@ -130,10 +132,10 @@ fn records_that_are_torn_or_something_else() {
     let good = fs::read(&record).unwrap();
     let text = String::from_utf8(good.clone()).unwrap();
     let aside = place.join("aside");
-    let mut cases: Vec<(&str, Box<dyn Fn()>)> = Vec::new();
+    let mut cases: Vec<(&str, Spoil)> = Vec::new();
     let write = |bytes: Vec<u8>| {
         let record = record.clone();
-        Box::new(move || fs::write(&record, &bytes).unwrap()) as Box<dyn Fn()>
+        Box::new(move || fs::write(&record, &bytes).unwrap()) as Spoil
     };
     cases.push(("empty", write(Vec::new())));
     cases.push(("torn", write(good[..good.len() / 2].to_vec())));
