@@ -39,11 +39,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::pool;
 
 fn require_failpoints() {
-    assert!(
-        cfg!(feature = "failpoints"),
-        "this test strikes failpoints, which only a build with `--features failpoints` has: run it with that, \
-         or run `make test`"
-    );
+    if !cfg!(feature = "failpoints") {
+        panic!(
+            "this test strikes failpoints, which only a build with `--features failpoints` has: run it with \
+             that, or run `make test`"
+        );
+    }
 }
 
 /// A device that was lost behind the driver's back leaves a bind, which must not meet another test's device
