@@ -191,7 +191,7 @@ impl Matrix {
             for pool in pools.into_iter().filter(|pool| full || *pool == dealt) {
                 let target = Target { scenario: number, pool };
                 if self.is_wanted(&target) {
-                    self.trace(&target, if full { 90 } else { 9 }, &mut effects);
+                    self.trace(&target, if full { 90 } else { 6 }, &mut effects);
                 }
             }
         }
@@ -213,10 +213,15 @@ impl Matrix {
         };
         for round in 0..rounds {
             let fault = [Fault::Kill, Fault::Fail("EIO"), Fault::Fail("ENOSPC")][round % 3];
-            // An error of write(2) would be one of the runtime's own pipes.
+            // An error of write(2) would be one of the runtime's own pipes. And resize2fs writes the superblock
+            // in place, field by field with its checksum last, without a backup in small filesystems: killed
+            // within those microseconds it leaves one that needs `e2fsck -y`, which nobody can mend for it.
+            let in_place = scenario.name.ends_with("stage-grown");
             let names: BTreeSet<_> = calls.iter().map(|call| call.name.as_str()).collect();
-            let names: Vec<_> =
-                names.into_iter().filter(|name| fault == Fault::Kill || *name != "write").collect();
+            let names: Vec<_> = names
+                .into_iter()
+                .filter(|name| fault == Fault::Kill && !in_place || *name != "write")
+                .collect();
             if names.is_empty() || self.failures.len() >= MOST_FAILURES {
                 return;
             }
