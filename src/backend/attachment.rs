@@ -198,8 +198,13 @@ pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
     };
     let Some(number) = number else { return Ok(None) };
     let mut backing = loopdev::backing_path(number).doing(doing)?;
-    // A stacked loop: look at the one below.
-    if let Some(base) = status(number)?.and_then(|status| loopdev::number_of(status.backing_rdev)) {
+    // A stacked loop: look at the one below. An image on a pool that has shut down tells nothing, but no
+    // such loop is stacked.
+    let below = match status(number) {
+        Err(Error::Os { source, .. }) if source.is_filesystem_down() => None,
+        answer => answer?.and_then(|status| loopdev::number_of(status.backing_rdev)),
+    };
+    if let Some(base) = below {
         backing = loopdev::backing_path(base).doing(doing)?;
     }
     Ok(backing.and_then(|backing| key_of_image(&backing.path)))

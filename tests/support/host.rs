@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -115,6 +116,23 @@ fn go_with_last_user(number: u32, backing: &Path) -> bool {
     }
 }
 
+/// Unmounts the binds of a loop's node: once the loop is gone they would show whoever gets its number next.
+/// Whether none is left.
+fn unbind(each: &Loop) -> bool {
+    // While it is open, its number stays with it.
+    let Ok(Some(_held)) = loopdev::open(each.number) else { return false };
+    if !matches!(loopdev::backing_path(each.number), Ok(Some(found)) if found.path == each.backing) {
+        return false;
+    }
+    let node = PathBuf::from(format!("/loop{}", each.number));
+    let device = device_number(each.number);
+    let is_bind = |mount: &Mount| {
+        mount.root == node && fs::metadata(&mount.point).is_ok_and(|found| found.rdev() == device)
+    };
+    let binds: Vec<_> = mounts().into_iter().filter(is_bind).collect();
+    binds.iter().all(|bind| attempt("umount", [bind.point.as_os_str()]).is_ok())
+}
+
 /// All mounts of this mount namespace.
 pub fn mounts() -> Vec<Mount> {
     mountinfo::read().unwrap()
@@ -155,7 +173,7 @@ pub fn release(directory: &Path, itself: bool) -> bool {
         }
         // Stacked ones come last in the list.
         for each in loops.iter().rev() {
-            let _ = detach(each.number, &each.backing);
+            let _ = unbind(each) && detach(each.number, &each.backing);
         }
         thread::sleep(Duration::from_millis(20));
     }

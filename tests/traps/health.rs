@@ -187,14 +187,15 @@ fn what_is_not_where_it_should_be() {
     run("mount", ["--bind".as_ref(), other.staging.as_os_str(), mounted.target.as_os_str()]);
     assert_eq!(scene.health(&mounted).node, ["INACCESSIBLE MountForeign"]);
     run("umount", [mounted.target.as_os_str()]);
-    // The loop taken away behind the driver's back.
-    let attached = scene.loop_of(&raw);
-    assert!(host::detach(attached.number, &attached.backing));
+    // A device that has lost its loop; its number is one that nobody gets.
+    run("umount", [raw.target.as_os_str()]);
+    let dead = scene.places.target("dead");
+    run("mknod", [dead.as_os_str(), "b".as_ref(), "7".as_ref(), "1040000".as_ref()]);
+    run("mount", ["--bind".as_ref(), dead.as_os_str(), raw.target.as_os_str()]);
     let health = scene.health(&raw);
     report("device detached", &health);
-    assert_eq!(health.node, ["INACCESSIBLE DeviceDetached", "INACCESSIBLE DeviceDetached"]);
-    scene.stop(&raw);
-    scene.start(&raw);
+    assert_eq!(health.node, ["INACCESSIBLE DeviceDetached"]);
+    scene.publish(&raw).unwrap();
     assert!(scene.health(&raw).is_good());
 }
 

@@ -15,6 +15,8 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
 };
 use tonic::{Code, Status};
 use wharf::os::mountinfo::{self, Mount};
@@ -64,7 +66,7 @@ impl Scene {
         self.restart_with(&[("WHARF_FAILPOINT", &format!("{point}=kill"))]);
         call(self);
         assert!(
-            self.driver.wait_exit(std::time::Duration::from_secs(10)).is_some(),
+            self.driver.wait_exit(Duration::from_secs(10)).is_some(),
             "{point} was not reached; failpoints need `--features failpoints`"
         );
         self.restart();
@@ -95,14 +97,14 @@ impl Scene {
 
     /// Stage and Publish.
     pub fn start(&mut self, volume: &Volume) {
-        self.stage(volume).unwrap();
-        self.publish(volume).unwrap();
+        patiently(|| self.stage(volume));
+        patiently(|| self.publish(volume));
     }
 
     /// Unpublish and Unstage.
     pub fn stop(&mut self, volume: &Volume) {
-        self.unpublish(volume).unwrap();
-        self.unstage(volume).unwrap();
+        patiently(|| self.unpublish(volume));
+        patiently(|| self.unstage(volume));
     }
 
     pub fn stage(&mut self, volume: &Volume) -> Result<(), Status> {
@@ -230,6 +232,19 @@ fn ailments(health: csi::VolumeHealth) -> Vec<String> {
     health.health_statuses.into_iter().map(line).collect()
 }
 
+/// As an orchestrator does: ABORTED is answered by the same call again. Another program on the machine may
+/// look at a device just then, or have copied all mounts into a namespace of its own.
+#[track_caller]
+fn patiently(mut call: impl FnMut() -> Result<(), Status>) {
+    for _ in 0..10 {
+        match call() {
+            Err(status) if status.code() == Code::Aborted => thread::sleep(Duration::from_millis(200)),
+            answer => return answer.unwrap(),
+        }
+    }
+    call().unwrap();
+}
+
 /// The uuid in an id.
 pub fn key_of(id: &str) -> &str {
     let rest = id.strip_prefix("local-").unwrap();
@@ -277,8 +292,10 @@ pub fn head(device: &Path, length: usize) -> Vec<u8> {
 /// is seen there: a copy of another test's mount would keep that test's filesystem alive.
 pub fn apart(keep: &Path, script: &str) -> Command {
     let forget = "for point in $(cut -d ' ' -f 5 /proc/self/mountinfo); do
-            case $point in \"$KEEP\"*) ;; */wharf-*) umount -l \"$point\" 2>/dev/null ;; esac
-        done; unset KEEP
+            case $point in \"$KEEP\"*) ;; */wharf-*) others=\"$others $point\" ;; esac
+        done
+        [ -z \"$others\" ] || umount -l $others 2>/dev/null
+        unset KEEP others
         ";
     let mut command = Command::new("unshare");
     command

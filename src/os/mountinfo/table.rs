@@ -215,9 +215,9 @@ mod tests {
         unmounted(&c);
         mount::bind(&inside, &c, Attributes::default()).unwrap();
         assert_eq!(mounts_of(&root), [a.clone(), b.clone()], "not what lies below");
-        assert_eq!(mounts_of(&a.join("inside")), [c.clone()], "named through another mount");
+        assert_eq!(mounts_of(&a.join("inside")), std::slice::from_ref(&c), "named through another mount");
         unmounted(&a);
-        assert_eq!(mounts_of(&root), [b.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&b));
         // The same point, another mount.
         unmounted(&b);
         mount::bind(&other, &b, Attributes::default()).unwrap();
@@ -231,7 +231,7 @@ mod tests {
         let [before, point] = ["before", "point"].map(|name| scratch.directory(name));
         let _guard = Mounted::guard(&point);
         mount::bind(&before, &point, Attributes::default()).unwrap();
-        assert_eq!(mounts_of(&before), [point.clone()]);
+        assert_eq!(mounts_of(&before), std::slice::from_ref(&point));
         let after = scratch.path("after");
         std::fs::rename(&before, &after).unwrap();
         let again = scratch.directory("before");
@@ -246,7 +246,7 @@ mod tests {
         let _guards = [&first, &second].map(|point| Mounted::guard(point));
         let older = open_tree(CWD, &root, OpenTreeFlags::OPEN_TREE_CLONE).unwrap();
         mount::bind(&root, &first, Attributes::default()).unwrap();
-        assert_eq!(mounts_of(&root), [first.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&first));
         move_mount(older, "", CWD, &second, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
         assert_eq!(mounts_of(&root), [first.clone(), second.clone()]);
     }
@@ -258,10 +258,10 @@ mod tests {
         let _guard = Mounted::guard(&point);
         mount::bind(&root, &point, Attributes::default()).unwrap();
         mount::bind(&other, &point, Attributes::default()).unwrap();
-        assert_eq!(mounts_of(&root), [point.clone()]);
-        assert_eq!(mounts_of(&other), [point.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&point));
+        assert_eq!(mounts_of(&other), std::slice::from_ref(&point));
         unmounted(&point);
-        assert_eq!(mounts_of(&root), [point.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&point));
         assert_eq!(mounts_of(&other), [] as [PathBuf; 0]);
     }
 
