@@ -5,7 +5,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
-    clippy::result_large_err
+    clippy::result_large_err,
+    clippy::needless_pass_by_value,
+    clippy::needless_update
 )]
 
 #[path = "errors/any.rs"]

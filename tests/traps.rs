@@ -4,6 +4,10 @@
 //! `WHARF_TEST_FULL=1` makes the long ones as large as the traps were first seen.
 
 #![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cloned_ref_to_slice_refs,
+    clippy::type_complexity,
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,

@@ -93,7 +93,7 @@ impl Crowd<'_> {
     }
 
     /// What lives cost here and, by turns, what they cost the control.
-    fn compare(&self, control: &Control) -> [Pair; 2] {
+    fn compare(&self, control: &Control) -> [Pair; 3] {
         // Purging waits until nobody is measured.
         thread::sleep(Duration::from_millis(500));
         specs().map(|spec| {
@@ -154,13 +154,19 @@ impl Control {
         Self { driver, places: Places::new(), _ground: ground }
     }
 
-    fn lives(&self, effort: Effort) -> [Life; 2] {
+    fn lives(&self, effort: Effort) -> [Life; 3] {
         specs().map(|spec| lives::many(&self.driver, &self.places, &spec, 1, effort.of(8, 40)))
     }
 }
 
-fn specs() -> [Spec; 2] {
-    [Spec::image("ext4").size(1024 * MIB), Spec::directory("advisory").size(MIB)]
+const WHAT: [&str; 3] = ["image, ext4, 1 GiB", "directory, advisory", "raw block, thin"];
+
+fn specs() -> [Spec; 3] {
+    [
+        Spec::image("ext4").size(1024 * MIB),
+        Spec::directory("advisory").size(MIB),
+        Spec::block().thin().size(MIB),
+    ]
 }
 
 pub fn print(effort: Effort) {
@@ -209,8 +215,8 @@ pub fn print(effort: Effort) {
     println!("\nresident with all this: {resident}");
 }
 
-fn print_states(states: &[(String, [Pair; 2])]) {
-    for (index, what) in ["image, ext4, 1 GiB", "directory, advisory"].into_iter().enumerate() {
+fn print_states(states: &[(String, [Pair; 3])]) {
+    for (index, what) in WHAT.into_iter().enumerate() {
         let mut table = Table::new(["there already"].into_iter().chain(RPCS));
         for (state, pairs) in states {
             let Pair { crowd, control } = &pairs[index];

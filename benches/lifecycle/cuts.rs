@@ -4,10 +4,11 @@ use super::{
     Effort,
     figures::{Table, Times, ms, verdict},
     ground::{Ground, name},
-    machine::checkpoint,
+    machine::{checkpoint, progress},
     support::{MIB, co::Spec, host::run, places::Places, pool::Kind, unique},
 };
 use std::{
+    ffi::OsStr,
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -73,11 +74,13 @@ fn fragment(filler: &File, extents: u64) {
     filler.sync_all().unwrap();
 }
 
-/// As filefrag counts them.
+/// As the filesystem keeps them: filefrag's own count takes neighbours together.
 fn extents(image: &Path) -> u64 {
-    let text = run("filefrag", [image.as_os_str()]);
-    let (_, count) = text.rsplit_once(": ").unwrap();
-    count.split(' ').next().unwrap().parse().unwrap()
+    let text = run("filefrag", [OsStr::new("-v"), image.as_os_str()]);
+    let is_extent = |line: &&str| {
+        line.trim_start().split_once(':').is_some_and(|(number, _)| number.parse::<u64>().is_ok())
+    };
+    text.lines().filter(is_extent).count() as u64
 }
 
 fn image_of(ground: &Ground, id: &str) -> PathBuf {
@@ -98,6 +101,7 @@ pub fn print(effort: Effort) {
     for kind in [Kind::Xfs, Kind::BtrfsQuota] {
         for wanted in effort.of([0, 1000, 0, 0], [0, 1000, 5000, 30_000]).into_iter().take(effort.of(2, 4)) {
             checkpoint();
+            progress(&format!("cutting on {}, {wanted} extents", name(kind)));
             table.row(measure(kind, wanted, effort.of(2, 5)));
         }
     }

@@ -4,7 +4,7 @@ use super::{
     Effort,
     figures::{Table, Times, ms},
     ground::{Ground, KINDS, name},
-    machine::checkpoint,
+    machine::{checkpoint, progress},
     support::{
         MIB,
         co::{Co, Spec},
@@ -93,6 +93,7 @@ pub fn print(effort: Effort) {
         let mut table = Table::new(["1 GiB", "callers"].into_iter().chain(RPCS));
         for (what, spec) in specs(kind) {
             for callers in [1, 8] {
+                progress(&format!("living on {}: {what}, callers: {callers}", name(kind)));
                 let each = if callers == 1 { effort.of(8, 40) } else { effort.of(3, 12) };
                 let times = many(&driver, &places, &spec, callers, each);
                 let budgets = budgets(kind, what.starts_with("image"), callers);
@@ -113,6 +114,7 @@ pub fn print_rate(effort: Effort) {
         let driver = ground.driver();
         for (what, spec) in specs(kind) {
             live(&mut driver.co(), &Places::new(), &spec, &mut Life::default());
+            progress(&format!("creating on {}: {what}", name(kind)));
             let start = Instant::now();
             let ids: Vec<String> = eight(&driver, |co| {
                 checkpoint();

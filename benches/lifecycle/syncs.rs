@@ -5,7 +5,7 @@ use super::{
     figures::Table,
     ground::{Ground, KINDS, name},
     lives::specs,
-    machine::checkpoint,
+    machine::{checkpoint, progress},
     support::{driver::Driver, eventually, unique},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -97,6 +97,7 @@ pub fn print(_: Effort) {
         "delete: programs",
     ]);
     for kind in KINDS {
+        progress(&format!("counting syncs on {}", name(kind)));
         let ground = Ground::new(kind, 8);
         let driver = ground.driver();
         let mut co = driver.co();

@@ -39,6 +39,13 @@ pub fn loops_of(image: &Path) -> Result<Vec<u32>> {
     loopdev::find_all(stat.inode).doing(doing)
 }
 
+/// As [`loops_of`], when all loops have been looked at already.
+pub fn loops_among(all: &[(u32, loopdev::Status)], image: &Path) -> Result<Vec<u32>> {
+    let stat = file::stat(image).doing(|| format!("looking for the loop device of {}", image.display()))?;
+    let is_its = |status: &loopdev::Status| stat.is_some_and(|stat| stat.inode == status.backing);
+    Ok(all.iter().filter(|(_, status)| is_its(status)).map(|(number, _)| *number).collect())
+}
+
 /// The one loop that an image is attached to. With two of them its filesystem could be mounted twice,
 /// and nothing tells them apart.
 pub fn only_loop_of(image: &Path) -> Result<Option<u32>> {
@@ -216,16 +223,13 @@ pub fn is_named_by_a_loop(key: Key) -> Result<bool> {
 }
 
 /// Loops without AUTOCLEAR that show the deleted image of a volume: nothing but Unstage ends them.
-pub fn orphans_of(key: Key) -> Result<Vec<u32>> {
+pub fn orphans_among(all: &[(u32, loopdev::Status)], key: Key) -> Result<Vec<u32>> {
     let doing = || format!("looking for loop devices of volume {key}");
     let mut orphans = Vec::new();
-    for (number, status) in loopdev::all().doing(doing)? {
-        if status.autoclear {
-            continue;
-        }
-        let backing = loopdev::backing_path(number).doing(doing)?;
+    for (number, _) in all.iter().filter(|(_, status)| !status.autoclear) {
+        let backing = loopdev::backing_path(*number).doing(doing)?;
         if backing.is_some_and(|backing| backing.deleted && key_of_image(&backing.path) == Some(key)) {
-            orphans.push(number);
+            orphans.push(*number);
         }
     }
     Ok(orphans)

@@ -77,6 +77,11 @@ impl Error {
         self.errno() == Some(libc::ENOTEMPTY)
     }
 
+    /// A symlink stands where none is followed.
+    pub fn is_symlink(&self) -> bool {
+        self.errno() == Some(libc::ELOOP)
+    }
+
     /// A privilege is missing, such as CAP_SYS_RESOURCE.
     pub fn is_not_permitted(&self) -> bool {
         self.errno() == Some(libc::EPERM)

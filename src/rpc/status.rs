@@ -29,7 +29,21 @@ pub fn code(error: &Error) -> Code {
 
 /// What goes over the wire: the code and the whole chain of causes, no details (CSI: MUST be empty).
 pub fn of(error: &Error) -> Status {
-    status(code(error), error.chain())
+    status(code(error), presentable(&error.chain()))
+}
+
+/// A message becomes a header, for which clients take as little as 8 KiB with each byte written as three.
+const LONGEST: usize = 2 << 10;
+
+/// One line, without the middle where it is too long: it begins with what failed and ends with why.
+fn presentable(message: &str) -> String {
+    let one_line = |part: &str| part.replace(char::is_control, " ");
+    if message.len() <= LONGEST {
+        return one_line(message);
+    }
+    let head = message.floor_char_boundary(LONGEST / 2);
+    let tail = message.ceil_char_boundary(message.len() - LONGEST / 3);
+    format!("{} … {}", one_line(&message[..head]), one_line(&message[tail..]))
 }
 
 /// The deadline is near and the work goes on. The text is constant: the snapshotter shows every new
@@ -71,6 +85,16 @@ mod tests {
             source: std::io::Error::from_raw_os_error(number),
         };
         Error::Os { doing: "x".into(), source }
+    }
+
+    #[test]
+    fn messages_are_short_lines() {
+        assert_eq!(presentable("as it is: ü"), "as it is: ü");
+        assert_eq!(presentable("a\nb\u{1b}c"), "a b c");
+        for long in ["é".repeat(5000), "x".repeat(100_000), format!("x{}", "\u{20ac}".repeat(900))] {
+            let short = presentable(&long);
+            assert!(short.len() <= LONGEST && short.contains(" … "), "{}", short.len());
+        }
     }
 
     #[test]

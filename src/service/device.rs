@@ -28,25 +28,40 @@ use std::path::{Path, PathBuf};
 const DEVICE: Attributes =
     Attributes { read_only: false, nosuid: true, nodev: false, noexec: true, noatime: false };
 
+/// The loops of a raw block volume as one look at all loops has found them: with a thousand of them each
+/// look takes milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    /// On its image, or on one that was deleted.
+    bases: Vec<u32>,
+    /// On one of those.
+    stacked: Vec<u32>,
+}
+
 impl Service {
-    /// The loops that may be a raw block volume's device: on its image, or on one that was deleted.
-    fn device_loops(&self, key: Key) -> Result<Vec<u32>> {
-        let mut loops = match self.store.volume(key) {
-            Ok(Some((_, record))) if record.shape.access == Access::Mount => return Ok(Vec::new()),
-            Ok(Some((pool, _))) => attachment::loops_of(&pool.image(Kind::Volume, key))?,
+    fn devices(&self, key: Key) -> Result<Devices> {
+        let volume = self.store.volume(key);
+        if matches!(&volume, Ok(Some((_, record))) if record.shape.access == Access::Mount) {
+            return Ok(Devices::default());
+        }
+        let all = loopdev::all().doing(|| format!("looking for loop devices of volume {key}"))?;
+        let mut bases = match volume {
+            Ok(Some((pool, _))) => attachment::loops_among(&all, &pool.image(Kind::Volume, key))?,
             // Nothing to prove them by now: the same request finds them when the pool is back.
             Err(error @ Error::Unavailable(_)) if attachment::is_named_by_a_loop(key)? => return Err(error),
             _ => Vec::new(),
         };
-        loops.extend(attachment::orphans_of(key)?);
-        Ok(loops)
+        bases.extend(attachment::orphans_among(&all, key)?);
+        let is_on_base = |rdev| bases.iter().any(|base| loopdev::device_number(*base) == rdev);
+        let stacked = all.iter().filter(|(_, status)| is_on_base(status.backing_rdev));
+        Ok(Devices { stacked: stacked.map(|(number, _)| *number).collect(), bases })
     }
 
     /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
-    pub(super) fn clear_device(&self, key: Key) -> Result<()> {
+    pub(super) fn clear_device(&self, key: Key, devices: &Devices) -> Result<()> {
         let doing = || format!("detaching volume {key}");
-        for number in self.device_loops(key)? {
-            if device_is_bound(number)? || !loopdev::stacked_on(number).doing(doing)?.is_empty() {
+        for number in devices.bases.iter().copied() {
+            if device_is_bound(number)? || devices.still_stacked_on(number)? {
                 return Err(Error::Busy(format!(
                     "volume {key} is still published on node {}: unpublish it first",
                     self.node
@@ -64,14 +79,11 @@ impl Service {
     }
 
     /// Read-only loops on a raw block volume that no bind shows any more, also those that an
-    /// interrupted Publish or Unpublish left.
-    pub(super) fn clear_stacked(&self, key: Key) -> Result<()> {
+    /// interrupted Publish or Unpublish left. Gives what was found before.
+    pub(super) fn clear_stacked(&self, key: Key) -> Result<Devices> {
         let doing = || format!("detaching a read-only device of volume {key}");
-        let mut stacked = Vec::new();
-        for base in self.device_loops(key)? {
-            stacked.extend(loopdev::stacked_on(base).doing(doing)?);
-        }
-        for number in stacked {
+        let devices = self.devices(key)?;
+        for number in devices.stacked.iter().copied() {
             if device_is_bound(number)? {
                 continue;
             }
@@ -83,7 +95,20 @@ impl Service {
             }
             failpoint!("unpublish.stacked-cleared");
         }
-        Ok(())
+        Ok(devices)
+    }
+}
+
+impl Devices {
+    /// One that was stacked after the look keeps the base open, which [`loopdev::clear`] notices.
+    fn still_stacked_on(&self, base: u32) -> Result<bool> {
+        let rdev = loopdev::device_number(base);
+        for number in &self.stacked {
+            if attachment::status(*number)?.is_some_and(|status| status.backing_rdev == rdev) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -278,12 +303,12 @@ fn not_there(number: u32) -> Error {
 /// Where the volume's device, or a read-only one on top of it, is bound.
 fn device_binds(located: Located<'_>, number: u32) -> Result<Vec<PathBuf>> {
     let doing = || format!("looking for binds of volume {}", located.record.key);
-    let mut names = vec![PathBuf::from(format!("/loop{number}"))];
+    let mut mounts = mountinfo::of_root(&loopdev::path(number)).doing(doing)?;
     for stacked in loopdev::stacked_on(number).doing(doing)? {
-        names.push(format!("/loop{stacked}").into());
+        mounts.append(&mut mountinfo::of_root(&loopdev::path(stacked)).doing(doing)?);
     }
     let mut points = Vec::new();
-    for mount in mountinfo::read().doing(doing)?.into_iter().filter(|mount| names.contains(&mount.root)) {
+    for mount in mounts {
         if matches!(located.compare(&mount.point)?, Found::Device(_) | Found::ReadOnlyDevice { .. }) {
             points.push(mount.point);
         }

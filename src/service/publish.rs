@@ -98,7 +98,7 @@ impl Service {
         remove_target(target, was_ours)?;
         failpoint!("unpublish.removed");
         match id {
-            Some(id) => self.clear_stacked(id.key),
+            Some(id) => self.clear_stacked(id.key).map(drop),
             None => Ok(()),
         }
     }

@@ -144,8 +144,8 @@ impl Service {
                 Layout::Image => wait_detached(key, &pool.image(Kind::Volume, key)),
             };
         }
-        self.clear_stacked(key)?;
-        self.clear_device(key)
+        let devices = self.clear_stacked(key)?;
+        self.clear_device(key, &devices)
     }
 }
 
@@ -227,9 +227,9 @@ fn prove_staged(located: Located<'_>, staging: &Path, attributes: Attributes) ->
         }
         Err(error) => Err(error),
     };
-    proven.or_else(|error| match mount::unmount(staging) {
-        Ok(()) => Err(error),
-        Err(left) => Err(Error::Busy(format!("{}; and it could not be undone: {left}", error.chain()))),
+    proven.map_err(|error| match mount::unmount(staging) {
+        Ok(()) => error,
+        Err(left) => Error::Busy(format!("{}; and it could not be undone: {left}", error.chain())),
     })
 }
 

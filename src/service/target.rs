@@ -16,6 +16,8 @@ pub struct TargetPath(PathBuf);
 
 /// Linux: PATH_MAX, which CSI asks drivers to accept.
 const LONGEST: usize = 4096;
+/// Linux: NAME_MAX.
+const LONGEST_NAME: usize = 255;
 
 impl TargetPath {
     /// `field` names the request's field.
@@ -25,6 +27,11 @@ impl TargetPath {
         }
         if text.len() >= LONGEST || text.contains('\0') {
             return Err(Error::Invalid(format!("{field} is no path: it is too long or holds a NUL")));
+        }
+        if text.split('/').any(|name| name.len() > LONGEST_NAME) {
+            return Err(Error::Invalid(format!(
+                "{field} is no path: a name in it has more than {LONGEST_NAME} bytes"
+            )));
         }
         Ok(Self(text.into()))
     }
@@ -138,7 +145,8 @@ mod tests {
         assert!(TargetPath::new("target_path", String::new()).is_err());
         assert!(TargetPath::new("target_path", "/a\0b".into()).is_err());
         assert!(TargetPath::new("target_path", "/".repeat(4096)).is_err());
-        assert!(TargetPath::new("target_path", format!("/{}", "a".repeat(4094))).is_ok());
+        assert!(TargetPath::new("target_path", format!("/{}", "a".repeat(256))).is_err());
+        assert!(TargetPath::new("target_path", format!("/{}", "a".repeat(255)).repeat(15)).is_ok());
         for relative in ["some/path", "/a/../b", ".."] {
             assert_eq!(TargetPath::new("target_path", relative.into()).unwrap().absolute(), None);
         }

@@ -140,7 +140,8 @@ impl Slot {
         let unavailable =
             |why: &str| Err(Error::Unavailable(format!("pool {:?} cannot be used: {why}", self.config.name)));
         match &*state {
-            State::Open(pool) => return Ok(Arc::clone(pool)),
+            State::Open(pool) if !pool.is_back_elsewhere() => return Ok(Arc::clone(pool)),
+            State::Open(pool) => tracing::info!(pool = pool.name(), "its disk is back, as another device"),
             State::Closed(due, why) if *due > Instant::now() => return unavailable(why),
             State::Closed(..) => {}
         }

@@ -220,6 +220,15 @@ impl Pool {
         Ok(names.iter().filter_map(|name| Key::parse(name.to_str()?)).collect())
     }
 
+    /// Whether this very store is there again, but not where it was: a disk that was unplugged, or a btrfs
+    /// that was mounted again, has another device number.
+    pub(super) fn is_back_elsewhere(&self) -> bool {
+        let moved =
+            file::stat(&self.home).is_ok_and(|stat| stat.is_some_and(|stat| stat.inode != self.inode));
+        moved
+            && format::read(&self.home).is_ok_and(|found| found.is_some_and(|found| found.uuid == self.store))
+    }
+
     /// Fails unless the pool still is what it was at start. A disk that went away leaves an empty
     /// directory of the root filesystem behind, in which nothing must be created.
     pub fn verify(&self) -> Result<()> {

@@ -5,7 +5,7 @@
 
 use crate::{
     error::{Doing, Error, Result},
-    os::file,
+    os::{self, file},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -38,14 +38,20 @@ pub fn read<T: DeserializeOwned>(path: &Path, version: u32) -> Result<Option<T>>
     let bytes = match file::read_small(path, LIMIT) {
         Ok(bytes) => bytes,
         Err(e) if e.is_not_found() => return Ok(None),
+        // Too large, or no file at all.
+        Err(e) if e.is_symlink() || matches!(e, os::Error::Unexpected(_)) => {
+            return Err(damaged(path, &format!("cannot be a record ({e})")));
+        }
         Err(e) => return Err(e).doing(|| format!("reading {}", path.display())),
     };
-    open(&bytes, version).map(Some).map_err(|reason| {
-        Error::Damaged(format!(
-            "{} {reason}; it was left alone: restore it from a backup, or move its directory out of the pool",
-            path.display()
-        ))
-    })
+    open(&bytes, version).map(Some).map_err(|reason| damaged(path, &reason))
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::Damaged(format!(
+        "{} {reason}; it was left alone: restore it from a backup, or move its directory out of the pool",
+        path.display()
+    ))
 }
 
 fn open<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T, String> {

@@ -67,9 +67,13 @@ impl Stand {
 
     /// Starts a copy and goes away.
     fn start_copy(&self, name: &str) {
-        abandon(&mut self.driver.co(), self.cut(name), Duration::from_millis(20));
         let draft = self.pool.path().join("tmp").join(format!("{}.snap/data/disk.img", key_of(name)));
-        eventually("the copy is under way", 10, || draft.metadata().is_ok_and(|file| file.len() > 0));
+        let mut co = self.driver.co();
+        // On a busy machine a request may be given up before it has left; the next one joins those that arrived.
+        eventually("the copy is under way", 30, || {
+            abandon(&mut co, self.cut(name), Duration::from_millis(20));
+            draft.metadata().is_ok_and(|file| file.len() > 0)
+        });
     }
 }
 

@@ -252,7 +252,11 @@ async fn perform(
     }
     macro_rules! go {
         ($request:ident { $($field:ident: $value:expr),* $(,)? }) => {
-            go(client, csi::$request { $($field: $value,)* ..Default::default() }, patience).await
+            {
+                let mut request = csi::$request::default();
+                $(request.$field = $value;)*
+                go(client, request, patience).await
+            }
         };
     }
     match op {
@@ -290,7 +294,7 @@ async fn perform(
             staging_target_path: staging,
             volume_publish_path: target,
         }),
-        Op::Capacity => go!(GetCapacityRequest {}),
+        Op::Capacity => go(client, csi::GetCapacityRequest::default(), patience).await,
     }
 }
 

@@ -4,8 +4,8 @@
 //! repeats the call as an orchestrator would: the answer, everything on disk and in the kernel and the
 //! volumes' data must be as if nothing had happened.
 //!
-//! By default every failpoint is struck once for each way to end, with scenario and pool dealt by the
-//! commit (`WHARF_COMMIT`, else git's HEAD). `WHARF_TEST_FULL=1` strikes every hit of every scenario on
+//! By default every failpoint is struck twice, with scenario, pool and ways to end dealt by the commit
+//! (`WHARF_COMMIT`, else git's HEAD). `WHARF_TEST_FULL=1` strikes every hit of every scenario on
 //! every pool. To repeat some: `WHARF_CRASH_SCENARIO="ext4/create on Xfs"` (all or the beginning of a
 //! scenario and its pool) and `WHARF_CRASH_CASE="kill at draft.renamed@1"` (any part of a description).
 
@@ -15,7 +15,10 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
-    clippy::result_large_err
+    clippy::result_large_err,
+    clippy::needless_pass_by_value,
+    clippy::needless_update,
+    clippy::assertions_on_constants
 )]
 
 mod case;
@@ -36,11 +39,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::pool;
 
 fn require_failpoints() {
-    assert!(
-        cfg!(feature = "failpoints"),
-        "this test strikes failpoints, which only a build with `--features failpoints` has: run it with that, \
-         or run `make test`"
-    );
+    if !cfg!(feature = "failpoints") {
+        panic!(
+            "this test strikes failpoints, which only a build with `--features failpoints` has: run it with \
+             that, or run `make test`"
+        );
+    }
 }
 
 /// A device that was lost behind the driver's back leaves a bind, which must not meet another test's device

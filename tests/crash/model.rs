@@ -10,11 +10,14 @@ use std::{
     fmt, fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Bytes of data in each volume.
 const DATA: usize = 256 << 10;
+/// How long an ABORTED is answered with the same call again.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What an expansion adds, and what a restore "with growth" has more than its source.
 pub const GROWTH: u64 = 24 * MIB;
 
@@ -270,7 +273,15 @@ impl Volume {
     }
 
     fn unstage(&mut self, co: &mut Co, places: &Places) -> Result<String, Status> {
-        co.unstage(&self.id, &places.staging(self.slot))?;
+        let staging = places.staging(self.slot);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match co.unstage(&self.id, &staging) {
+                // A mount namespace that somebody else has just made may have a copy of our mount.
+                Err(status) if status.code() == Code::Aborted && Instant::now() < deadline => {}
+                answer => break answer?,
+            }
+        }
         self.staged = false;
         Ok("unstaged".into())
     }
@@ -326,9 +337,10 @@ impl Volume {
 
     fn remove(&mut self, co: &mut Co, places: &Places) -> Result<(), String> {
         let id = self.id.clone();
-        let failed = |what: &str, error: Status| format!("{what} volume {}: {error}", self.slot);
-        co.unpublish(&id, &places.target(self.slot)).map_err(|e| failed("unpublishing", e))?;
-        co.unstage(&id, &places.staging(self.slot)).map_err(|e| failed("unstaging", e))?;
+        let slot = self.slot;
+        let failed = |what: &str, error: Status| format!("{what} volume {slot}: {error}");
+        co.unpublish(&id, &places.target(slot)).map_err(|e| failed("unpublishing", e))?;
+        self.unstage(co, places).map_err(|e| failed("unstaging", e))?;
         co.delete(&id).map_err(|e| failed("deleting", e))
     }
 }

@@ -22,12 +22,38 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tempfile::NamedTempFile;
 use tonic::{Code, Status};
 
 /// Of a pool. Sparse.
 const SIZE: u64 = 4 << 30;
 /// How long a driver may take until it answers, or strikes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Loop devices with low numbers: when they are free again, these are given out before a number that was
+/// lost on purpose.
+struct Spares {
+    _file: NamedTempFile,
+    devices: Vec<String>,
+}
+
+impl Spares {
+    fn new() -> Self {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let attach = || host::run("losetup", ["--find".as_ref(), "--show".as_ref(), file.path().as_os_str()]);
+        let devices = (0..6).map(|_| attach()).collect();
+        Self { _file: file, devices }
+    }
+}
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        for device in &self.devices {
+            let _ = host::attempt("losetup", ["--detach", device]);
+        }
+    }
+}
 
 /// A pool with its store, empty between cases.
 pub struct Rig {
@@ -83,6 +109,7 @@ impl Rig {
             self.empty_store();
             return Ok(model);
         }
+        let mut spares = scenario.before.contains(&Step::LoseLoop).then(Spares::new);
         let mut driver = self.driver(&[]);
         let mut co = driver.co();
         for step in &scenario.before {
@@ -98,6 +125,7 @@ impl Rig {
                 // What the orchestrator has to assume.
                 model.assume(**inner);
             } else if *step == Step::LoseLoop {
+                spares.take();
                 self.lose_loop();
             } else {
                 model
@@ -173,15 +201,18 @@ impl Rig {
             return;
         }
         let deadline = Instant::now() + PATIENCE;
-        let trash = self.pool.path().join("trash");
         while Instant::now() < deadline && !has_struck(driver) {
-            if fs::read_dir(&trash).is_ok_and(|mut trash| trash.next().is_none()) {
+            if self.trash_is_empty() {
                 // The last point is behind the last removal.
                 thread::sleep(Duration::from_millis(5));
                 return;
             }
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    pub fn trash_is_empty(&self) -> bool {
+        fs::read_dir(self.pool.path().join("trash")).is_ok_and(|mut trash| trash.next().is_none())
     }
 }
 

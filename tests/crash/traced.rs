@@ -3,16 +3,18 @@
 
 use crate::{
     case::{self, Reference, Result},
-    model::Model,
+    model::{Model, Step},
     rig::{Rig, has_ended},
     scenario::Scenario,
-    support::{driver::Driver, eventually, inventory::Inventory},
+    support::{co::Co, driver::Driver, eventually, inventory::Inventory},
 };
 use std::{
     collections::BTreeMap,
     fmt, fs,
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tonic::Code;
@@ -55,6 +57,7 @@ pub enum Effect {
 /// A strace(1) on a running driver; detached when dropped.
 struct Tracer {
     child: Child,
+    traced: u32,
     directory: TempDir,
 }
 
@@ -75,7 +78,7 @@ impl Tracer {
             assert!(child.try_wait().unwrap().is_none(), "strace has ended");
             is_traced(driver.pid())
         });
-        Self { child, directory }
+        Self { child, traced: driver.pid(), directory }
     }
 
     /// Ends the tracing and gives the calls.
@@ -86,11 +89,17 @@ impl Tracer {
 
     fn end(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        if self.child.try_wait().unwrap().is_none() {
-            // On SIGTERM it lets go of the threads; on SIGKILL it could not.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        // On SIGTERM it lets go of the threads; but when these have been killed it may wait for one of
+        // them for ever, and must be killed itself before anybody else can wait for the process.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let patience = Duration::from_millis(if is_dead(self.traced) { 100 } else { 2_000 });
+        let deadline = Instant::now() + patience;
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(2));
         }
-        let _ = self.child.wait();
     }
 }
 
@@ -108,6 +117,11 @@ fn is_traced(pid: u32) -> bool {
     })
 }
 
+fn is_dead(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
 fn calls(log: &Path) -> Vec<Call> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let mut seen: BTreeMap<(&str, &str), u64> = BTreeMap::new();
@@ -115,7 +129,8 @@ fn calls(log: &Path) -> Vec<Call> {
     for line in text.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        let unknown = name.is_empty() || name.starts_with("syscall_");
+        if unknown || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             continue; // `<... mount resumed>`, `+++ exited`
         }
         let number = seen.entry((thread, name)).or_default();
@@ -157,19 +172,40 @@ pub fn run(
     let trace = format!("trace={}", call.name);
     let tracer = Tracer::attach(&driver, &["-e", &trace, "-e", &inject]);
     let mut known = model.clone();
-    let answer = known.perform(scenario.operation, &mut driver.co(), &rig.places);
+    let answer = match Co::try_connect(&driver.socket()) {
+        Ok(mut co) => known.perform(scenario.operation, &mut co, &rig.places),
+        // It was struck while it let the orchestrator in.
+        Err(error) => Err(tonic::Status::unknown(error.to_string())),
+    };
     drop(tracer);
-    let killed = has_ended(&answer, &mut driver);
+    // It may be struck just after its answer.
+    let moment = Duration::from_millis(if fault == Fault::Kill { 50 } else { 0 });
+    let killed = has_ended(&answer, &mut driver) || driver.wait_exit(moment).is_some();
     let effect = match &answer {
         _ if killed => Effect::Killed,
         Ok(_) => Effect::Unharmed,
         Err(status) => {
-            check_finality(rig, status, &before, &driver)?;
+            if makes_something(scenario.operation) {
+                check_finality(rig, status, &before, &driver)?;
+            }
             Effect::Refused
         }
     };
     recover(rig, scenario, reference, &model, (!killed).then_some(driver))?;
     Ok(effect)
+}
+
+/// The others are repeated until they go through.
+fn makes_something(operation: Step) -> bool {
+    matches!(
+        operation,
+        Step::Create
+            | Step::Clone
+            | Step::Restore { .. }
+            | Step::Snapshot
+            | Step::Stage
+            | Step::Publish { .. }
+    )
 }
 
 /// An error that the orchestrator takes as the last word comes after complete rollback (design invariant 6).
@@ -180,10 +216,18 @@ fn check_finality(rig: &Rig, status: &tonic::Status, before: &Inventory, driver:
     ) {
         return Ok(());
     }
-    let difference = before.difference(&rig.inventory());
-    if difference.is_empty() {
-        return Ok(());
-    }
+    // A loop goes when the last one who looks at it has closed it.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let difference = loop {
+        let difference = before.difference(&rig.inventory());
+        if difference.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            break difference;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
     Err(format!(
         "{status}\nis final, but something of the attempt is left:\n{}\nthe driver's log:\n{}",
         difference.join("\n"),
@@ -191,7 +235,8 @@ fn check_finality(rig: &Rig, status: &tonic::Status, before: &Inventory, driver:
     ))
 }
 
-/// The same call again, by the same process where it still lives.
+/// The same call again, by the same process where it still lives. A purge that has failed is tried again
+/// a minute later, or after a start.
 fn recover(
     rig: &Rig,
     scenario: &Scenario,
@@ -199,7 +244,7 @@ fn recover(
     model: &Model,
     driver: Option<Driver>,
 ) -> Result<()> {
-    let driver = driver.unwrap_or_else(|| rig.driver(&[]));
+    let driver = driver.filter(|_| rig.trash_is_empty()).unwrap_or_else(|| rig.driver(&[]));
     let mut model = model.clone();
     let answer = model.perform(scenario.operation, &mut driver.co(), &rig.places);
     case::conclude(rig, reference, case::Expected::Undisturbed, Some(&answer), model, driver)

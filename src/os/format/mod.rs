@@ -32,7 +32,7 @@ pub enum Filesystem {
 }
 
 impl Filesystem {
-    /// The smallest image that [`make`] accepts, in bytes (docs/formats.md says why).
+    /// The smallest image that [`make()`] accepts, in bytes (docs/formats.md says why).
     pub const fn minimum(self) -> u64 {
         match self {
             Self::Ext4 => 8 << 20,

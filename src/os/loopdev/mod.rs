@@ -18,7 +18,7 @@ mod tests;
 
 pub use attach::{Attach, attach_read_only_on, ensure_attached};
 pub use image::{ignore_lease_signals, in_use, wait_unused};
-pub use node::{device_number, number_of, open};
+pub use node::{device_number, number_of, open, path};
 pub use scan::{Backing, all, backing_path, find, find_all, stacked_on};
 
 use super::{At as _, Error, Result, file::Inode};
@@ -50,7 +50,7 @@ pub struct Held {
 impl Held {
     /// The node's path, for messages and for mount(2).
     pub fn path(&self) -> PathBuf {
-        node::path(self.number)
+        path(self.number)
     }
 }
 
@@ -151,7 +151,7 @@ fn gone(held: Held, backing: Inode) -> Result<bool> {
         if Instant::now() >= deadline {
             return Err(Error::Unexpected(format!(
                 "{:?} is still being detached: try again later",
-                node::path(number)
+                path(number)
             )));
         }
         thread::sleep(PAUSE);

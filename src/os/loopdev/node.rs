@@ -33,6 +33,11 @@ pub fn open(number: u32) -> Result<Option<Held>> {
     if !exists(number) {
         return Ok(None);
     }
+    open_listed(number)
+}
+
+/// As [`open`], of a device that sysfs has just listed.
+pub(super) fn open_listed(number: u32) -> Result<Option<Held>> {
     Ok(open_in(Path::new(DEV), number, OFlags::RDONLY)?.map(|file| Held { number, file }))
 }
 
@@ -75,7 +80,8 @@ fn make(path: &Path, number: u32) -> Result<()> {
     }
 }
 
-pub(super) fn path(number: u32) -> PathBuf {
+/// Where its node is.
+pub fn path(number: u32) -> PathBuf {
     PathBuf::from(format!("{DEV}/loop{number}"))
 }
 

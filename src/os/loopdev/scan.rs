@@ -1,6 +1,6 @@
 //! Finding loops by what they are attached to.
 
-use super::{Held, Status, node, open, status};
+use super::{Held, Status, node, status};
 use crate::os::{At as _, Result, file::Inode};
 use std::{
     ffi::OsStr,
@@ -12,7 +12,7 @@ use std::{
 const SYSFS: &str = "/sys/block";
 
 /// The loop that is attached to this inode, by sysfs and verified with LOOP_GET_STATUS64. Opens every
-/// attached loop for a moment: where the number can be known otherwise, [`open`] and [`status`] are cheaper.
+/// attached loop for a moment: where the number can be known otherwise, [`super::open`] and [`status`] are cheaper.
 pub fn find(backing: Inode) -> Result<Option<u32>> {
     Ok(find_named(backing, None)?.map(|held| held.number))
 }
@@ -59,7 +59,7 @@ pub fn all() -> Result<Vec<(u32, Status)>> {
 fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Status) -> bool) -> Result<()> {
     let mut failure = None;
     for number in numbers {
-        let held = match open(number) {
+        let held = match node::open_listed(number) {
             Ok(Some(held)) => held,
             Ok(None) => continue,
             Err(e) => {
@@ -88,13 +88,16 @@ fn attached(name: Option<&Path>) -> Result<Vec<u32>> {
         let entry = entry.at("list", SYSFS)?;
         let Some(number) = number(entry.file_name().to_str()) else { continue };
         // The attribute exists only while something is attached.
-        let Ok(backing) = fs::read(entry.path().join("loop/backing_file")) else { continue };
-        let backing = backing.strip_suffix(b"\n").unwrap_or(&backing);
-        if name.is_some_and(|name| name.as_os_str().as_encoded_bytes() == backing) {
-            named.push(number);
-        } else {
-            others.push(number);
-        }
+        let attribute = entry.path().join("loop/backing_file");
+        let is_named = match name {
+            None if attribute.exists() => false,
+            None => continue,
+            Some(name) => match fs::read(attribute) {
+                Ok(text) => text.strip_suffix(b"\n").unwrap_or(&text) == name.as_os_str().as_encoded_bytes(),
+                Err(_) => continue,
+            },
+        };
+        if is_named { named.push(number) } else { others.push(number) }
     }
     named.append(&mut others);
     Ok(named)

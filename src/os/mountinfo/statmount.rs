@@ -91,7 +91,9 @@ pub(super) fn mount(id: u64) -> Result<Answer<Mount>> {
         | STATMOUNT_FS_TYPE
         | STATMOUNT_MNT_OPTS
         | STATMOUNT_SB_SOURCE;
-    ask(id, mask, |reply| reply.mount())
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method's own lifetime is too narrow")]
+    let answer = ask(id, mask, |reply| reply.mount());
+    answer
 }
 
 fn ask<T>(id: u64, mask: u32, read: impl Fn(&Reply) -> Option<T>) -> Result<Answer<T>> {

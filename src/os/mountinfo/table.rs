@@ -30,7 +30,7 @@ static TABLE: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 /// The mounts of the filesystem with this device number.
 pub fn of_device(device: u64) -> Result<Vec<Mount>> {
-    let found = match known(device)? {
+    let found = match known(|known| known.device == device)? {
         Some(known) => details(known.iter().map(|known| known.id))?,
         None => None,
     };
@@ -69,7 +69,9 @@ impl Root {
 
     /// `None` where the kernel has not the calls, or does not tell everything.
     fn mounts(&self) -> Result<Option<Vec<Mount>>> {
-        let Some(candidates) = known(self.device)? else { return Ok(None) };
+        let possible =
+            |known: &Known| known.device == self.device && known.root.is_none_or(|root| root == self.inode);
+        let Some(candidates) = known(possible)? else { return Ok(None) };
         let (mut found, mut hidden) = (Vec::new(), Vec::new());
         for mut each in candidates {
             if each.root.is_none() {
@@ -109,29 +111,31 @@ impl Root {
     }
 }
 
-/// The mounts of one superblock; `None` where the kernel has no listmount(2) or statmount(2).
-fn known(device: u64) -> Result<Option<Vec<Known>>> {
+/// What is known of those mounts that are `wanted`; `None` where the kernel has no listmount(2) or
+/// statmount(2).
+fn known(wanted: impl Fn(&Known) -> bool) -> Result<Option<Vec<Known>>> {
     let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
     // Asked with the table locked: an older list must not overwrite a newer one's additions.
     let Some(mut ids) = statmount::ids()? else { return Ok(None) };
     ids.sort_unstable();
-    let mut current = Vec::with_capacity(ids.len());
-    let mut old = table.iter().copied().peekable();
+    table.retain(|known| ids.binary_search(&known.id).is_ok());
+    let before = table.len();
     for id in ids {
-        while old.next_if(|known| known.id < id).is_some() {}
-        let known = match old.next_if(|known| known.id == id) {
-            Some(known) => known,
-            None => match statmount::device(id)? {
-                Answer::Found(device) => Known { id, device, root: None },
-                Answer::Gone => continue,
-                Answer::Unknown => return Ok(None),
-            },
-        };
-        current.push(known);
+        // A mount gets its id when it is made, which may be before others that were attached earlier.
+        if table[..before].binary_search_by_key(&id, |known| known.id).is_ok() {
+            continue;
+        }
+        match statmount::device(id)? {
+            Answer::Found(device) => table.push(Known { id, device, root: None }),
+            Answer::Gone => {}
+            Answer::Unknown => {
+                table.truncate(before);
+                return Ok(None);
+            }
+        }
     }
-    let wanted = current.iter().filter(|known| known.device == device).copied().collect();
-    *table = current;
-    Ok(Some(wanted))
+    table.sort_unstable_by_key(|known| known.id);
+    Ok(Some(table.iter().filter(|known| wanted(known)).copied().collect()))
 }
 
 fn remember(known: Known) {
@@ -176,6 +180,10 @@ mod tests {
         loopdev::scratch::{Mounted, Scratch, unmounted},
         mount::{self, Attributes},
     };
+    use rustix::{
+        fs::CWD,
+        mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    };
     use std::os::unix::fs::MetadataExt;
 
     /// Where the directory is mounted, by both ways.
@@ -207,9 +215,9 @@ mod tests {
         unmounted(&c);
         mount::bind(&inside, &c, Attributes::default()).unwrap();
         assert_eq!(mounts_of(&root), [a.clone(), b.clone()], "not what lies below");
-        assert_eq!(mounts_of(&a.join("inside")), [c.clone()], "named through another mount");
+        assert_eq!(mounts_of(&a.join("inside")), std::slice::from_ref(&c), "named through another mount");
         unmounted(&a);
-        assert_eq!(mounts_of(&root), [b.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&b));
         // The same point, another mount.
         unmounted(&b);
         mount::bind(&other, &b, Attributes::default()).unwrap();
@@ -223,12 +231,24 @@ mod tests {
         let [before, point] = ["before", "point"].map(|name| scratch.directory(name));
         let _guard = Mounted::guard(&point);
         mount::bind(&before, &point, Attributes::default()).unwrap();
-        assert_eq!(mounts_of(&before), [point.clone()]);
+        assert_eq!(mounts_of(&before), std::slice::from_ref(&point));
         let after = scratch.path("after");
         std::fs::rename(&before, &after).unwrap();
         let again = scratch.directory("before");
         assert_eq!(mounts_of(&after), [point]);
         assert_eq!(mounts_of(&again), [] as [PathBuf; 0], "another directory of the same name");
+    }
+
+    #[test]
+    fn a_mount_may_be_older_than_those_that_were_attached_before_it() {
+        let scratch = Scratch::new();
+        let [root, first, second] = ["root", "first", "second"].map(|name| scratch.directory(name));
+        let _guards = [&first, &second].map(|point| Mounted::guard(point));
+        let older = open_tree(CWD, &root, OpenTreeFlags::OPEN_TREE_CLONE).unwrap();
+        mount::bind(&root, &first, Attributes::default()).unwrap();
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&first));
+        move_mount(older, "", CWD, &second, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+        assert_eq!(mounts_of(&root), [first.clone(), second.clone()]);
     }
 
     #[test]
@@ -238,10 +258,10 @@ mod tests {
         let _guard = Mounted::guard(&point);
         mount::bind(&root, &point, Attributes::default()).unwrap();
         mount::bind(&other, &point, Attributes::default()).unwrap();
-        assert_eq!(mounts_of(&root), [point.clone()]);
-        assert_eq!(mounts_of(&other), [point.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&point));
+        assert_eq!(mounts_of(&other), std::slice::from_ref(&point));
         unmounted(&point);
-        assert_eq!(mounts_of(&root), [point.clone()]);
+        assert_eq!(mounts_of(&root), std::slice::from_ref(&point));
         assert_eq!(mounts_of(&other), [] as [PathBuf; 0]);
     }
 
