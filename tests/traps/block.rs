@@ -2,7 +2,7 @@
 //! another tenant), and read-only it still writes.
 
 use crate::{
-    scene::{Scene, Volume, block, head, is_mounted, mount_at, refused, try_write},
+    scene::{Scene, Volume, block, head, is_mounted, mount_at, refused, require_failpoints, try_write},
     support::{
         MIB,
         co::Mode,
@@ -156,9 +156,9 @@ fn readonly_of_a_writers_volume_refuses_writes() {
 }
 
 /// kill -9 between any two steps: Publish again works, or Unpublish alone, and no stacked loop stays.
-#[cfg(feature = "failpoints")]
 #[test]
 fn no_stacked_loop_leaks_through_a_kill() {
+    require_failpoints();
     let mut scene = Scene::new(Kind::Ext4, 512 * MIB);
     let pod = scene.create("pod", &block(16));
     scene.stage(&pod).unwrap();

@@ -184,9 +184,15 @@ fn shatter(image: &Path, extents: usize) -> usize {
     found
 }
 
-/// Where record `number` lies: one block each, its first eight bytes its number.
-const RECORD: u64 = 4096;
-/// Raw block volumes have records where [`shatter`] has left holes, too.
+/// A record is one block; its first eight bytes are its number.
+const RECORD: usize = 4096;
+
+/// Where a record lies.
+fn place(number: u64) -> u64 {
+    (number - 1) * RECORD as u64
+}
+
+/// More than any run writes.
 const MOST: u64 = 100_000;
 
 /// Writes numbered records, each synced before the next.
@@ -210,14 +216,14 @@ impl Drop for Stop<'_> {
 impl Writer {
     fn run(&self, records: &Path) {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(records).unwrap();
-        let mut record = [0x5a; RECORD as usize];
+        let mut record = [0x5a; RECORD];
         for number in 1..MOST {
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
             let start = Instant::now();
             record[..8].copy_from_slice(&number.to_le_bytes());
-            file.write_all_at(&record, (number - 1) * RECORD).unwrap();
+            file.write_all_at(&record, place(number)).unwrap();
             file.sync_data().unwrap();
             self.acknowledged.store(number, Ordering::SeqCst);
             self.longest.fetch_max(u64::try_from(start.elapsed().as_micros()).unwrap(), Ordering::SeqCst);
@@ -240,9 +246,9 @@ fn check_restore(scene: &mut Scene, spec: &Spec, number: usize, snapshot: &str, 
     scene.start(&restored);
     let records: PathBuf = file_in(&restored.target, spec, "records");
     let file = File::open(&records).unwrap();
-    let mut record = [0; RECORD as usize];
+    let mut record = [0; RECORD];
     for number in 1..=acknowledged {
-        file.read_exact_at(&mut record, (number - 1) * RECORD).unwrap();
+        file.read_exact_at(&mut record, place(number)).unwrap();
         assert_eq!(
             record[..8],
             number.to_le_bytes(),

@@ -2,7 +2,7 @@
 
 use crate::{
     scene::{Health, Scene, Volume, block, is_mounted, refused},
-    space::fill,
+    space::{fill, settle},
     support::{
         MIB,
         co::Spec,
@@ -100,7 +100,8 @@ fn a_filesystem_that_shut_down_is_seen_and_comes_back() {
 /// Missing, cut short or overwritten: reported, not staged, not made anew, and Delete takes the rest away.
 #[test]
 fn damaged_images_are_reported_and_left_alone() {
-    let damages: [(&str, fn(&Path), &str); 3] = [
+    type Damage = (&'static str, fn(&Path), &'static str);
+    let damages: [Damage; 3] = [
         ("missing", |image| fs::remove_file(image).unwrap(), "DATA_LOSS ImageMissing"),
         ("truncated", |image| cut_short(image, 16 * MIB), "DATA_LOSS ImageTruncated"),
         ("foreign", |image| write_direct(image, 0, &bytes(9, 1 << 20)), "DATA_LOSS ForeignContent"),
@@ -248,7 +249,7 @@ fn a_full_pool_is_reported() {
         assert_eq!(scene.capacity(&ext4()), 0);
         scene.start(&volume);
         fs::remove_file(&foreign).unwrap();
-        run("sync", ["--file-system".as_ref(), scene.pool.path().as_os_str()]);
+        settle(&scene);
         eventually("the pool is well again", 40, || scene.storage_health().is_empty());
     }
 }

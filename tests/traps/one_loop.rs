@@ -112,7 +112,7 @@ fn an_image_mounted_by_hand_is_not_mounted_again() {
     refused(scene.stage(&volume), Code::FailedPrecondition);
     refused(scene.co.delete(&volume.id), Code::FailedPrecondition);
     refused(scene.unstage(&volume), Code::Aborted);
-    assert_eq!(mounts_of(&scene, &volume), [by_hand.clone()]);
+    assert_eq!(mounts_of(&scene, &volume), std::slice::from_ref(&by_hand));
     run("umount", [by_hand.as_os_str()]);
     drop(stray);
     scene.start(&volume);

@@ -47,6 +47,15 @@ pub fn fill(path: &Path) {
     let _ = file.sync_all();
 }
 
+/// What comes by itself after half a minute: the commit, and on btrfs the removal of deleted subvolumes.
+pub fn settle(scene: &Scene) {
+    let path = scene.pool.path().as_os_str();
+    match scene.pool.kind().is_btrfs() {
+        true => run("btrfs", ["filesystem".as_ref(), "sync".as_ref(), path]),
+        false => run("sync", ["--file-system".as_ref(), path]),
+    };
+}
+
 /// Overwrites the first `length` bytes in pieces, each time with something else, and syncs.
 fn overwrite(path: &Path, length: u64, seed: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
@@ -214,8 +223,7 @@ fn capacity_follows_what_a_snapshot_puts_at_risk() {
         eventually("it is purged", 20, || {
             fs::read_dir(scene.pool.path().join("trash")).unwrap().count() == 0
         });
-        // What else would come with the next commit, after half a minute at most.
-        run("sync", ["--file-system".as_ref(), scene.pool.path().as_os_str()]);
+        settle(&scene);
         let mut after = 0;
         eventually("the capacity is back", 30, || {
             after = scene.capacity(&class);
@@ -266,7 +274,7 @@ fn a_full_pool_can_be_emptied() {
         }
         let mut back = 0;
         eventually("the space comes back", 40, || {
-            run("sync", ["--file-system".as_ref(), scene.pool.path().as_os_str()]);
+            settle(&scene);
             back = free(&scene) - full;
             back > 200 * MIB
         });

@@ -45,9 +45,9 @@ fn an_image_shows_its_filesystems_figures() {
         assert_eq!(total, bytes_of(stat.f_blocks));
         assert_eq!(used, bytes_of(stat.f_blocks - stat.f_bfree));
         assert_eq!(available, bytes_of(stat.f_bavail));
-        assert!(total <= size as i64 && used >= 16 << 20);
+        assert!(total <= size.cast_signed() && used >= 16 << 20);
         let (inodes, inodes_used, _) = figures(&mut scene, &volume, Unit::Inodes).unwrap();
-        assert_eq!(inodes, stat.f_files as i64);
+        assert_eq!(inodes, stat.f_files.cast_signed());
         assert!(inodes_used > 0 && inodes_used < inodes);
         println!("stats: {fs} on {kind:?}: {used} of {total} bytes, {inodes_used} of {inodes} inodes");
     }
@@ -60,8 +60,8 @@ fn an_enforced_directory_shows_its_quotas_figures() {
     let (total, empty, _) = figures(&mut scene, &volume, Unit::Bytes).unwrap();
     write(&volume, "f", 16);
     let (_, used, available) = figures(&mut scene, &volume, Unit::Bytes).unwrap();
-    assert_eq!(total, SIZE as i64);
-    assert!((empty..empty + MIB as i64).contains(&(used - (16 << 20))), "{empty} {used}");
+    assert_eq!(total, SIZE.cast_signed());
+    assert!((empty..empty + MIB.cast_signed()).contains(&(used - (16 << 20))), "{empty} {used}");
     assert_eq!(available, total - used);
     assert_eq!(figures(&mut scene, &volume, Unit::Inodes), None);
     // The limit holds where the figures say that it does.
@@ -70,7 +70,7 @@ fn an_enforced_directory_shows_its_quotas_figures() {
         .and_then(|()| fs::File::open(volume.target.join("g"))?.sync_all())
         .unwrap_err();
     let (_, used, available) = figures(&mut scene, &volume, Unit::Bytes).unwrap();
-    assert!(used <= total && available < 2 * MIB as i64, "{used} {available}");
+    assert!(used <= total && available < (2 * MIB).cast_signed(), "{used} {available}");
     println!("stats: qgroup: empty {empty}, full {used} of {total}");
 }
 
@@ -85,7 +85,7 @@ fn an_advisory_directory_shows_what_a_walk_counts() {
         // The same file twice is one.
         fs::hard_link(volume.target.join("f"), volume.target.join("h")).unwrap();
         let (total, used, available) = figures(&mut scene, &volume, Unit::Bytes).unwrap();
-        assert_eq!(total, SIZE as i64);
+        assert_eq!(total, SIZE.cast_signed());
         assert!((24 << 20..25 << 20).contains(&used), "{used}");
         assert_eq!(available, total - used);
         assert_eq!(figures(&mut scene, &volume, Unit::Inodes), None);
