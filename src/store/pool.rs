@@ -30,7 +30,7 @@ use std::{
 use uuid::Uuid;
 
 /// How long a request waits for what was deleted to become free.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `NAME=PATH[,mounted]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

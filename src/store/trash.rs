@@ -1,16 +1,18 @@
 //! Removal: one rename into trash is intent and commit, so that it works at 0 bytes free; purging
 //! comes later and can be resumed.
 
-use super::{DATA, IMAGE, Kind, Pool};
+use super::{DATA, IMAGE, Kind, Pool, pool::PATIENCE};
 use crate::{
     error::{Doing, Error, Result},
     failpoint,
-    os::{btrfs, file, lock::Mode, tree},
+    os::{self, btrfs, file, lock::Mode, tree},
     volume::Key,
 };
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 use uuid::Uuid;
 
@@ -21,7 +23,7 @@ impl Pool {
         self.verify()?;
         let doing = || format!("deleting {kind} {key} from pool {:?}", self.name());
         let place = self.directory(kind, key);
-        file::rename_new(&place, &self.trash_place(kind, key)).doing(doing)?;
+        self.move_to_trash(&place, kind, key).doing(doing)?;
         failpoint!("trash.renamed");
         if kind == Kind::Volume {
             self.ledger().remove(key);
@@ -30,6 +32,21 @@ impl Pool {
         failpoint!("trash.durable");
         self.janitor().kick();
         durable.map_err(Error::after_commit)
+    }
+
+    /// At 0 bytes free there is room in trash for a few names (XFS: as many as fit into the inode): what is
+    /// there already is waited for.
+    fn move_to_trash(&self, place: &Path, kind: Kind, key: Key) -> os::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match file::rename_new(place, &self.trash_place(kind, key)) {
+                Err(e) if e.is_no_space() && self.janitor().is_freeing() && Instant::now() < deadline => {
+                    self.janitor().wait_until_idle(deadline.saturating_duration_since(Instant::now()));
+                    thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Moves an unfinished object out of tmp; absent is fine.

@@ -2,10 +2,12 @@
 
 use crate::{
     scene::{Health, Scene, Volume, block, is_mounted, refused},
+    space::fill,
     support::{
         MIB,
         co::Spec,
         data::{bytes, sha256_head, write_direct, write_durably},
+        eventually,
         host::{self, run},
         pool::Kind,
     },
@@ -162,7 +164,7 @@ fn a_deleted_image_is_seen_while_it_is_in_use() {
 }
 
 fn host_has_no_loop_below(scene: &Scene) {
-    crate::support::eventually("no loop is left", 5, || scene.loops().is_empty());
+    eventually("no loop is left", 5, || scene.loops().is_empty());
 }
 
 #[test]
@@ -239,14 +241,15 @@ fn a_full_pool_is_reported() {
         let mut scene = Scene::new(kind, 512 * MIB);
         let volume = scene.running("pod", &ext4());
         let foreign = scene.pool.path().join("foreign");
-        crate::space::fill(&foreign);
+        fill(&foreign);
         let storage = scene.storage_health();
         println!("health: {kind:?} full: {storage:?}");
         assert_eq!(storage, [("STORAGE_DEGRADED".into(), "PoolFull".into())]);
         assert_eq!(scene.capacity(&ext4()), 0);
         scene.start(&volume);
         fs::remove_file(&foreign).unwrap();
-        crate::support::eventually("the pool is well again", 40, || scene.storage_health().is_empty());
+        run("sync", ["--file-system".as_ref(), scene.pool.path().as_os_str()]);
+        eventually("the pool is well again", 40, || scene.storage_health().is_empty());
     }
 }
 
