@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     ("any.cancelled", cancelled),
     ("any.panic", panic),
     ("any.status-details", |w| w.create(|request| request.name.clear())),
+    ("any.path-impossible", path_impossible),
     ("get-plugin-info.ok", |w| {
         let info = ask(&mut w.co, csi::GetPluginInfoRequest {})?;
         assert_eq!(info.name, "wharf.csi.dev");
@@ -128,6 +129,31 @@ fn secrets_ignored(w: &mut World) -> Answer {
     w.co.unstage(&id, &staging)?;
     ask(&mut w.co, csi::DeleteSnapshotRequest { snapshot_id: snapshot, secrets: secrets("5") })?;
     ask(&mut w.co, csi::DeleteVolumeRequest { volume_id: id, secrets: secrets("6") }).map(drop)
+}
+
+/// In each field that is a path; of a volume that is in use, so that nothing else is wrong.
+fn path_impossible(w: &mut World) -> Answer {
+    let spec = World::spec();
+    let placed = w.published(&spec);
+    let (id, staging, target) = (&placed.id, &placed.staging, &placed.target);
+    let mut last = Ok(());
+    for bad in [format!("/{}", "p".repeat(256)), format!("/{}", "p/".repeat(2048)), "/a\0b".to_owned()] {
+        let path = Path::new(&bad);
+        for number in 0..7 {
+            last = w.last(|co| match number {
+                0 => co.stage(id, path, &spec),
+                1 => co.unstage(id, path),
+                2 => co.publish(id, path, target, &spec, false),
+                3 => co.publish(id, staging, path, &spec, false),
+                4 => co.unpublish(id, path),
+                5 => co.stats(id, path).map(drop),
+                _ => co.expand_node(id, path, 0).map(drop),
+            });
+            let code = last.as_ref().err().map(Status::code);
+            assert_eq!(code, Some(Code::InvalidArgument), "{number}: {bad:.40}");
+        }
+    }
+    last
 }
 
 /// A raw block volume on the pool that has to copy, with so much in it that a copy takes a while.

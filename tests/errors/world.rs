@@ -6,7 +6,7 @@ use crate::{
         MIB,
         co::{Co, Spec, csi},
         driver::Driver,
-        host::{self, run},
+        host::{self, Loop, run},
         places::Places,
         pool::{Kind, Pool},
         unique,
@@ -99,8 +99,12 @@ impl World {
                     names.into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()),
                 );
             }
-            traces.extend(host::loops_below(pool.path()).iter().map(|each| format!("{each:?}")));
         }
+        let loops = host::loops();
+        let of_pools = |each: &Loop| self.pools().iter().any(|pool| each.backing.starts_with(pool.path()));
+        let bases: BTreeSet<_> = loops.iter().filter(|each| of_pools(each)).map(|each| each.number).collect();
+        let ours = |each: &&Loop| of_pools(each) || each.base().is_some_and(|base| bases.contains(&base));
+        traces.extend(loops.iter().filter(ours).map(|each| format!("{each:?}")));
         let below = |path: &Path| path.starts_with(self.places.path());
         let mounts = host::mounts();
         let points: BTreeSet<_> = mounts.iter().map(|mount| mount.point.clone()).collect();
