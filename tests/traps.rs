@@ -43,3 +43,5 @@ mod space;
 #[path = "traps/stats.rs"]
 mod stats;
 mod support;
+#[path = "traps/unsound.rs"]
+mod unsound;

@@ -9,7 +9,7 @@ use crate::{
     error::{Doing, Error, Result},
     failpoint,
     os::{
-        btrfs, file,
+        self, btrfs, file,
         format::{self, Content, Filesystem},
         loopdev, mount,
     },
@@ -72,6 +72,7 @@ pub fn finish(image: &Path, record: &VolumeRecord) -> Result<()> {
     drop(file);
     failpoint!("image.resized");
     let Some(filesystem) = record.shape.filesystem else { return Ok(()) };
+    mend(image, record)?;
     on_detached(image, filesystem, |root| set_owner(root, record))?;
     failpoint!("image.replayed");
     grow(image, filesystem, record)?;
@@ -85,6 +86,21 @@ fn set_owner(root: &File, record: &VolumeRecord) -> Result<()> {
     let owner = record.owner;
     file::set_owner(root, owner.uid, owner.gid, owner.mode)
         .doing(|| format!("setting owner and mode of volume {}", record.key))
+}
+
+/// Nothing mounts a filesystem that the kernel has found errors in, or whose growth was killed halfway,
+/// before it is repaired.
+pub fn mend(image: &Path, record: &VolumeRecord) -> Result<()> {
+    let doing = || format!("checking the filesystem of volume {}", record.key);
+    match format::mend(image) {
+        Err(error @ os::Error::Command { .. }) => Err(Error::Damaged(format!(
+            "the filesystem of volume {} has errors that are not repaired without a decision; \
+             run `e2fsck -f {}` by hand, or restore a snapshot: {error}",
+            record.key,
+            image.display()
+        ))),
+        result => result.doing(doing),
+    }
 }
 
 /// Grows the filesystem in a detached image to the record's size, if it is smaller.

@@ -233,10 +233,11 @@ fn prove_staged(located: Located<'_>, staging: &Path, attributes: Attributes) ->
     })
 }
 
-/// What a detached image needs before it is handed out: its own filesystem, room for every write,
-/// the size that an expansion promised.
+/// What a detached image needs before it is handed out: its own filesystem, free of known errors, room
+/// for every write, the size that an expansion promised.
 fn prepare_detached(record: &VolumeRecord, path: &Path, filesystem: Filesystem) -> Result<()> {
     image::check_content(path, filesystem, record)?;
+    image::mend(path, record)?;
     own_blocks_again(record, path);
     image::grow(path, filesystem, record)
 }

@@ -234,7 +234,7 @@ impl Pool {
     pub fn verify(&self) -> Result<()> {
         let gone = |what: &str| {
             Error::Unavailable(format!(
-                "pool {:?} at {} {what}: mount its disk again; if it is mounted, restart the driver",
+                "pool {:?} at {} {what}: mount its disk there again, the driver then goes on by itself",
                 self.name,
                 self.home.display()
             ))

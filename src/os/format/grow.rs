@@ -30,6 +30,22 @@ pub fn grow_mounted(filesystem: Filesystem, root: &File, size: u64) -> Result<()
     }
 }
 
+/// Repairs an ext4 in a detached image that the kernel has found errors in, or that a tool was stopped
+/// in halfway; does nothing to a sound one. XFS has its log for both.
+pub fn mend(image: &Path) -> Result<()> {
+    let file = file::open_for_reading(image)?;
+    match read_superblock(&file)? {
+        Superblock::Ext4(found) if !found.sound => check_ext4(image),
+        _ => Ok(()),
+    }
+}
+
+/// `e2fsck -fp`: what needs no decision is repaired, anything else is an error.
+fn check_ext4(image: &Path) -> Result<()> {
+    // 1: errors were found and corrected.
+    command::run(Tool::E2fsck, ["-fp".as_ref(), image.as_os_str()], &[0, 1], LIMIT).map(drop)
+}
+
 /// Grows an ext4 in a detached image to the file's size (`e2fsck -fp`, `resize2fs`): where the
 /// ioctl is refused (CAP_SYS_RESOURCE). One that is already that large is fine.
 ///
@@ -42,9 +58,8 @@ pub fn grow_detached(image: &Path) -> Result<()> {
     if before.size == wanted && before.sound {
         return Ok(());
     }
-    // resize2fs wants a check since the last mount. 1: errors were found and corrected.
-    let check = ["-fp".as_ref(), image.as_os_str()];
-    command::run(Tool::E2fsck, check, &[0, 1], LIMIT)?;
+    // resize2fs wants a check since the last mount.
+    check_ext4(image)?;
     crate::failpoint!("format.checked");
     command::run(Tool::Resize2fs, [image.as_os_str()], &[0], LIMIT)?;
     let now = ext4(&file, image)?;

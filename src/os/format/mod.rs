@@ -5,7 +5,7 @@ mod identity;
 mod make;
 mod superblock;
 
-pub use grow::{grow_detached, grow_mounted};
+pub use grow::{grow_detached, grow_mounted, mend};
 pub use identity::set_identity;
 pub use make::make;
 
