@@ -6,12 +6,13 @@ use crate::{
     support::{
         MIB,
         co::{Mode, Spec, csi},
-        data, unique,
+        data, host, unique,
     },
     world::{Answer, Damage, Over, World, absent_volume, mount_of, overwrite, text},
 };
 use std::{
     fs::{self, File},
+    os::unix::fs::FileExt,
     path::Path,
 };
 use tonic::{Code, Status};
@@ -137,6 +138,7 @@ pub const CASES: &[Case] = &[
     }),
     ("node-stage-volume.content-lost", content_lost),
     ("node-stage-volume.content-foreign", content_foreign),
+    ("node-stage-volume.filesystem-damaged", filesystem_damaged),
     ("node-unstage-volume.id-missing", |w| {
         let placed = w.staged(&World::spec());
         w.last(|co| co.unstage("", &placed.staging))
@@ -245,6 +247,19 @@ fn content_lost(w: &mut World) -> Answer {
     assert!(!data.exists(), "it was made anew");
     w.co.delete(&id)?;
     Err(status)
+}
+
+fn filesystem_damaged(w: &mut World) -> Answer {
+    let spec = World::spec();
+    let id = w.volume_of(&spec);
+    let image = World::image(&w.default, &id);
+    host::run("debugfs", ["-w", "-R", "set_super_value state 3", image.to_str().unwrap()]);
+    // Group descriptors: what they should be is a matter of opinion.
+    File::options().write(true).open(&image).unwrap().write_all_at(&[0xff; 4096], 4096).unwrap();
+    let last = attempt(w, &id, &spec);
+    assert!(last.message().contains("run `e2fsck -f "), "{}", last.message());
+    w.co.delete(&id)?;
+    Err(last)
 }
 
 fn content_foreign(w: &mut World) -> Answer {
