@@ -11,18 +11,10 @@ pub const BLOCK: u64 = 4096;
 pub const DEFAULT: u64 = 1 << 30;
 /// Nobody has a larger disk, and arithmetic below cannot overflow.
 pub const MAX: u64 = 1 << 62;
-/// Below this mke2fs makes no journal, and a power cut then damages the filesystem (docs/formats.md).
-pub const MIN_EXT4: u64 = 8 << 20;
-/// mkfs.xfs refuses anything smaller.
-pub const MIN_XFS: u64 = 300 << 20;
 
 /// The smallest volume with this filesystem (`None`: raw block or a directory).
 pub fn minimum(filesystem: Option<Filesystem>) -> u64 {
-    match filesystem {
-        Some(Filesystem::Ext4) => MIN_EXT4,
-        Some(Filesystem::Xfs) => MIN_XFS,
-        None => BLOCK,
-    }
+    filesystem.map_or(BLOCK, Filesystem::minimum)
 }
 
 /// `required_bytes` and `limit_bytes`, checked: `required ≤ limit`.

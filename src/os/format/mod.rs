@@ -32,7 +32,8 @@ pub enum Filesystem {
 }
 
 impl Filesystem {
-    /// The smallest image that [`make()`] accepts, in bytes (docs/formats.md says why).
+    /// The smallest image that [`make()`] accepts, in bytes. Below it mke2fs makes no journal, and a power cut
+    /// then damages the filesystem; mkfs.xfs refuses it (docs/formats.md).
     pub const fn minimum(self) -> u64 {
         match self {
             Self::Ext4 => 8 << 20,
