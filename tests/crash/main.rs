@@ -5,9 +5,9 @@
 //! volumes' data must be as if nothing had happened.
 //!
 //! By default every failpoint is struck twice, with scenario, pool and ways to end dealt by the commit
-//! (`WHARF_COMMIT`, else git's HEAD). `WHARF_TEST_FULL=1` strikes every hit of every scenario on
-//! every pool. To repeat some: `WHARF_CRASH_SCENARIO="ext4/create on Xfs"` (all or the beginning of a
-//! scenario and its pool) and `WHARF_CRASH_CASE="kill at draft.renamed@1"` (any part of a description).
+//! (`WHARF_COMMIT`, else git's HEAD). `WHARF_TEST_FULL=1` strikes every failpoint in every layout on every
+//! pool in every way to end. To repeat some, every hit of them: `WHARF_CRASH_SCENARIO="ext4/create on Xfs"`
+//! (all or the beginning of a scenario and its pool) and `WHARF_CRASH_CASE="kill at draft.renamed@1"` (any part of a description).
 
 #![allow(
     missing_docs,

@@ -75,7 +75,9 @@ impl Matrix {
         );
         let reached = self.record(full, &registry.keys().cloned().collect());
         println!("{} references in {:.0} s", self.references.len(), start.elapsed().as_secs_f64());
-        if full {
+        if self.is_partial() {
+            self.run_wanted(&reached);
+        } else if full {
             self.run_everything(&reached);
         } else {
             self.run_dealt(&reached);
@@ -191,7 +193,7 @@ impl Matrix {
             for pool in pools.into_iter().filter(|pool| full || *pool == dealt) {
                 let target = Target { scenario: number, pool };
                 if self.is_wanted(&target) {
-                    self.trace(&target, if full { 90 } else { 6 }, &mut effects);
+                    self.trace(&target, if full { 30 } else { 6 }, &mut effects);
                 }
             }
         }
@@ -263,13 +265,26 @@ impl Matrix {
         }
     }
 
-    /// Every hit of every scenario on every pool, every way to end; the second kill at every point.
+    /// Every point in every layout on every pool, every way to end, and the power cut after every answer.
     fn run_everything(&mut self, reached: &BTreeMap<String, Vec<(Target, Hit)>>) {
-        for (target, hit) in reached.values().flatten() {
-            for kind in [Kind::Kill, Kind::KillTwice(0), Kind::PowerCut] {
-                self.count_one(target, kind, hit);
+        for (point, places) in reached {
+            let mut groups: BTreeMap<(String, pool::Kind), Vec<&(Target, Hit)>> = BTreeMap::new();
+            for place in places {
+                let layout = self.scenarios[place.0.scenario].layout().to_owned();
+                groups.entry((layout, place.0.pool)).or_default().push(place);
+            }
+            for ((layout, pool), places) in groups {
+                for kind in [Kind::Kill, Kind::KillTwice(0), Kind::PowerCut] {
+                    let about = format!("{point} {layout} {pool:?} {kind}");
+                    let (target, hit) = places[self.deal.choose(&about, places.len())];
+                    self.count_one(target, kind, hit);
+                }
             }
         }
+        self.run_answered();
+    }
+
+    fn run_answered(&mut self) {
         for number in 0..self.scenarios.len() {
             for pool in self.scenarios[number].pools.clone() {
                 let target = Target { scenario: number, pool };
@@ -278,6 +293,16 @@ impl Matrix {
                 }
             }
         }
+    }
+
+    /// Every hit of the scenarios that were asked for.
+    fn run_wanted(&mut self, reached: &BTreeMap<String, Vec<(Target, Hit)>>) {
+        for (target, hit) in reached.values().flatten() {
+            for kind in [Kind::Kill, Kind::KillTwice(0), Kind::PowerCut] {
+                self.count_one(target, kind, hit);
+            }
+        }
+        self.run_answered();
     }
 
     fn is_partial(&self) -> bool {

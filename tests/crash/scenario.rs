@@ -19,6 +19,13 @@ pub struct Scenario {
     pub pools: Vec<Kind>,
 }
 
+impl Scenario {
+    /// The first part of its name.
+    pub fn layout(&self) -> &str {
+        self.name.split_once('/').map_or(&*self.name, |(layout, _)| layout)
+    }
+}
+
 /// All kinds of pools.
 pub const POOLS: [Kind; 3] = [Kind::BtrfsQuota, Kind::Xfs, Kind::Ext4];
 
