@@ -15,14 +15,17 @@ use crate::{
     failpoint,
     os::{
         file,
-        loopdev::{self, Held},
+        loopdev::{self, Held, Status},
         mount::{self, Attributes},
-        mountinfo,
+        mountinfo::{self, Mount},
     },
     store::Kind,
     volume::{Access, AccessMode, Key, VolumeRecord},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// A device bind can be opened (nodev would forbid that) and nothing can be run from it.
 const DEVICE: Attributes =
@@ -57,45 +60,125 @@ impl Service {
         Ok(Devices { stacked: stacked.map(|(number, _)| *number).collect(), bases })
     }
 
+    /// After the bind below a staging path is gone: its loop, found without a look at every loop. `false`:
+    /// that was not all, or nobody knows.
+    pub(super) fn clear_staged(&self, key: Key, shown: &[Shown]) -> Result<bool> {
+        for each in shown {
+            if device_is_bound(each.number)? {
+                return Err(self.still_published(key));
+            }
+            // Another one on top keeps it open.
+            if each.is_there()? && !clear_base(key, each.number)? {
+                return Ok(false);
+            }
+        }
+        match self.store.volume(key) {
+            Ok(Some((pool, _))) if !shown.is_empty() => {
+                Ok(attachment::loops_of(&pool.image(Kind::Volume, key))?.is_empty())
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// After the binds at a target are gone: the read-only loops that they showed. Without any, an earlier
+    /// attempt may have left some.
+    pub(super) fn clear_published(&self, key: Key, shown: &[Shown]) -> Result<()> {
+        if shown.is_empty() {
+            return self.clear_stacked(key).map(drop);
+        }
+        for each in shown.iter().filter(|each| each.is_stacked()) {
+            if each.is_there()? {
+                clear_unbound(key, each.number)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Clears the loop of a raw block volume: by Unstage alone, and only when nothing shows it any more.
     pub(super) fn clear_device(&self, key: Key, devices: &Devices) -> Result<()> {
-        let doing = || format!("detaching volume {key}");
         for number in devices.bases.iter().copied() {
             if device_is_bound(number)? || devices.still_stacked_on(number)? {
-                return Err(Error::Busy(format!(
-                    "volume {key} is still published on node {}: unpublish it first",
-                    self.node
-                )));
+                return Err(self.still_published(key));
             }
-            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
-            if !loopdev::clear(held).doing(doing)? {
+            if !clear_base(key, number)? {
                 return Err(Error::Busy(format!(
                     "the device of volume {key} is still open in another process; try again"
                 )));
             }
-            failpoint!("unstage.cleared");
         }
         Ok(())
+    }
+
+    fn still_published(&self, key: Key) -> Error {
+        Error::Busy(format!("volume {key} is still published on node {}: unpublish it first", self.node))
     }
 
     /// Read-only loops on a raw block volume that no bind shows any more, also those that an
     /// interrupted Publish or Unpublish left. Gives what was found before.
     pub(super) fn clear_stacked(&self, key: Key) -> Result<Devices> {
-        let doing = || format!("detaching a read-only device of volume {key}");
         let devices = self.devices(key)?;
-        for number in devices.stacked.iter().copied() {
-            if device_is_bound(number)? {
-                continue;
-            }
-            let Some(held) = loopdev::open(number).doing(doing)? else { continue };
-            if !loopdev::clear(held).doing(doing)? {
-                return Err(Error::Busy(format!(
-                    "a read-only device of volume {key} is still open in another process; try again"
-                )));
-            }
-            failpoint!("unpublish.stacked-cleared");
-        }
+        devices.stacked.iter().try_for_each(|number| clear_unbound(key, *number))?;
         Ok(devices)
+    }
+}
+
+/// `false`: somebody has it open.
+fn clear_base(key: Key, number: u32) -> Result<bool> {
+    let doing = || format!("detaching volume {key}");
+    if let Some(held) = loopdev::open(number).doing(doing)?
+        && !loopdev::clear(held).doing(doing)?
+    {
+        return Ok(false);
+    }
+    failpoint!("unstage.cleared");
+    Ok(true)
+}
+
+fn clear_unbound(key: Key, number: u32) -> Result<()> {
+    let doing = || format!("detaching a read-only device of volume {key}");
+    if device_is_bound(number)? {
+        return Ok(());
+    }
+    let Some(held) = loopdev::open(number).doing(doing)? else { return Ok(()) };
+    if !loopdev::clear(held).doing(doing)? {
+        return Err(Error::Busy(format!(
+            "a read-only device of volume {key} is still open in another process; try again"
+        )));
+    }
+    failpoint!("unpublish.stacked-cleared");
+    Ok(())
+}
+
+/// A loop that a bind shows, to be recognised when the bind is gone: a number may be another's by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    number: u32,
+    status: Status,
+}
+
+impl Shown {
+    /// At a mountpoint; `None` when that is no device, or nothing is behind it.
+    pub(super) fn at(mount: &Mount) -> Result<Option<Self>> {
+        let doing = || format!("looking at {}", mount.point.display());
+        // A filesystem that has shut down has no device to offer.
+        let stat = match file::stat(&mount.point) {
+            Err(e) if e.is_filesystem_down() => None,
+            answer => answer.doing(doing)?,
+        };
+        let Some(number) = stat.filter(|s| s.is_block).and_then(|s| loopdev::number_of(s.rdev)) else {
+            return Ok(None);
+        };
+        Ok(attachment::status(number)?.map(|status| Self { number, status }))
+    }
+
+    fn is_stacked(&self) -> bool {
+        loopdev::number_of(self.status.backing_rdev).is_some()
+    }
+
+    fn is_there(&self) -> Result<bool> {
+        let same =
+            |now: Status| now.backing == self.status.backing && now.backing_rdev == self.status.backing_rdev;
+        Ok(attachment::status(self.number)?.is_some_and(same))
     }
 }
 
@@ -300,29 +383,40 @@ fn not_there(number: u32) -> Error {
     Error::Refused(format!("loop device {number} has vanished: stage the volume again"))
 }
 
-/// Where the volume's device, or a read-only one on top of it, is bound.
+/// Where the volume's device, or a read-only one on top of it, is bound. Only loops that are bound somewhere
+/// are looked at.
 fn device_binds(located: Located<'_>, number: u32) -> Result<Vec<PathBuf>> {
     let doing = || format!("looking for binds of volume {}", located.record.key);
-    let mut mounts = mountinfo::of_root(&loopdev::path(number)).doing(doing)?;
-    for stacked in loopdev::stacked_on(number).doing(doing)? {
-        mounts.append(&mut mountinfo::of_root(&loopdev::path(stacked)).doing(doing)?);
-    }
+    let base = loopdev::device_number(number);
+    let mut ours = BTreeMap::from([(number, true)]);
     let mut points = Vec::new();
-    for mount in mounts {
-        if matches!(located.compare(&mount.point)?, Found::Device(_) | Found::ReadOnlyDevice { .. }) {
+    for mount in mountinfo::read().doing(doing)? {
+        let Some(bound) = loop_in(&mount.root) else { continue };
+        let is_ours = match ours.get(&bound) {
+            Some(known) => *known,
+            None => attachment::status(bound)?.is_some_and(|status| status.backing_rdev == base),
+        };
+        ours.insert(bound, is_ours);
+        if is_ours
+            && matches!(located.compare(&mount.point)?, Found::Device(_) | Found::ReadOnlyDevice { .. })
+        {
             points.push(mount.point);
         }
     }
     Ok(points)
 }
 
+/// N of the root `/loopN`, which a bind of a loop's node has.
+fn loop_in(root: &Path) -> Option<u32> {
+    root.to_str()?.strip_prefix("/loop")?.parse().ok()
+}
+
 /// Whether mountinfo shows a bind of /dev/loopN anywhere.
 fn device_is_bound(number: u32) -> Result<bool> {
     let doing = || format!("looking for binds of loop device {number}");
     let device = loopdev::device_number(number);
-    let name = format!("/loop{number}");
     for mount in mountinfo::read().doing(doing)? {
-        if mount.root.to_str() != Some(&name) {
+        if loop_in(&mount.root) != Some(number) {
             continue;
         }
         let stat = file::stat(&mount.point).doing(doing)?;

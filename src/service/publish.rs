@@ -2,7 +2,7 @@
 
 use super::{
     Service, TargetPath,
-    device::publish_device,
+    device::{Shown, publish_device},
     known_key,
     stage::{self, check_attributes, occupied},
     target::{ensure_dir, is_mounted, remove_place, staged_device},
@@ -89,8 +89,9 @@ impl Service {
         let target = request.target.absolute().ok_or_else(stranger)?;
         let id = VolumeId::parse(&request.id);
         let _lock = id.as_ref().map(|id| self.lock_volume(id.key, Mode::Exclusive)).transpose()?;
-        let mut was_ours = false;
+        let (mut was_ours, mut shown) = (false, Vec::new());
         while let Some(mount) = self.our_mount(target, id.as_ref(), stranger)? {
+            shown.extend(Shown::at(&mount)?);
             stage::unmount(&mount)?;
             was_ours = true;
             failpoint!("unpublish.unmounted");
@@ -98,7 +99,7 @@ impl Service {
         remove_target(target, was_ours)?;
         failpoint!("unpublish.removed");
         match id {
-            Some(id) => self.clear_stacked(id.key).map(drop),
+            Some(id) => self.clear_published(id.key, &shown),
             None => Ok(()),
         }
     }

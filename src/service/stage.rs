@@ -4,7 +4,7 @@
 
 use super::{
     Service, TargetPath, create,
-    device::{is_dead_device, stage_device},
+    device::{Shown, is_dead_device, stage_device},
     known_key,
     target::{is_mounted, remove_place, staged_device},
 };
@@ -88,9 +88,10 @@ impl Service {
         let staging = request.staging.absolute().ok_or_else(stranger)?;
         let id = VolumeId::parse(&request.id);
         let _lock = id.as_ref().map(|id| self.lock_volume(id.key, Mode::Exclusive)).transpose()?;
-        let device = staged_device(staging);
+        let (device, mut shown) = (staged_device(staging), Vec::new());
         for place in [device.as_path(), staging] {
             while let Some(mount) = self.our_mount(place, id.as_ref(), stranger)? {
+                shown.extend(Shown::at(&mount)?);
                 unmount(&mount)?;
                 failpoint!("unstage.unmounted");
             }
@@ -102,7 +103,7 @@ impl Service {
             failpoint!("unstage.device-removed");
         }
         match id {
-            Some(id) => self.release(id.key),
+            Some(id) => self.release(id.key, &shown),
             None => Ok(()),
         }
     }
@@ -135,7 +136,7 @@ impl Service {
 
     /// What is left of an image after its mounts are gone. Without a readable record there is nothing
     /// to prove an image's loop by; health reports that.
-    fn release(&self, key: Key) -> Result<()> {
+    fn release(&self, key: Key, shown: &[Shown]) -> Result<()> {
         if let Ok(Some((pool, record))) = self.store.volume(key)
             && record.shape.access == Access::Mount
         {
@@ -143,6 +144,9 @@ impl Service {
                 Layout::Directory => Ok(()),
                 Layout::Image => wait_detached(key, &pool.image(Kind::Volume, key)),
             };
+        }
+        if self.clear_staged(key, shown)? {
+            return Ok(());
         }
         let devices = self.clear_stacked(key)?;
         self.clear_device(key, &devices)
