@@ -91,16 +91,25 @@ fn set_owner(root: &File, record: &VolumeRecord) -> Result<()> {
 /// Nothing mounts a filesystem that the kernel has found errors in, or whose growth was killed halfway,
 /// before it is repaired.
 pub fn mend(image: &Path, record: &VolumeRecord) -> Result<()> {
-    let doing = || format!("checking the filesystem of volume {}", record.key);
     match format::mend(image) {
-        Err(error @ os::Error::Command { .. }) => Err(Error::Damaged(format!(
-            "the filesystem of volume {} has errors that are not repaired without a decision; \
-             run `e2fsck -f {}` by hand, or restore a snapshot: {error}",
-            record.key,
-            image.display()
-        ))),
-        result => result.doing(doing),
+        Err(error @ os::Error::Command { .. }) => Err(needs_decision(image, record, &error)),
+        result => result.doing(|| format!("checking the filesystem of volume {}", record.key)),
     }
+}
+
+/// The image's filesystem is broken in a way that only a person may mend.
+pub fn needs_decision(image: &Path, record: &VolumeRecord, error: &os::Error) -> Error {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let check = match record.shape.filesystem {
+        Some(Filesystem::Xfs) => "xfs_repair",
+        _ => "e2fsck -f",
+    };
+    Error::Damaged(format!(
+        "the filesystem of volume {} has errors that are not repaired without a decision; run `{check} {}` by hand, \
+         or restore a snapshot: {error}{cause}",
+        record.key,
+        image.display()
+    ))
 }
 
 /// Grows the filesystem in a detached image to the record's size, if it is smaller.

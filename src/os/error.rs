@@ -110,6 +110,11 @@ impl Error {
         )
     }
 
+    /// The filesystem's own structures are not what they must be (ext4: EFSBADCRC, EFSCORRUPTED).
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self.errno(), Some(libc::EBADMSG | libc::EUCLEAN))
+    }
+
     /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
     pub fn is_in_the_way(&self) -> bool {
         self.errno() == Some(libc::EAGAIN)

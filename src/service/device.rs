@@ -231,13 +231,14 @@ pub(super) fn stage_device(located: Located<'_>, staging: &Path, read_only: bool
     failpoint!("stage.device-writability-set");
     ensure_file(&place)?;
     failpoint!("stage.device-place-made");
-    keep_and_bind(&held, &place).doing(doing).or_else(|error| let_go(&held, undo(&place, error)))?;
-    match located.compare(&place)? {
+    let proven = || match located.compare(&place)? {
         Found::Device(number) if number == held.number && keeps(number)? => Ok(()),
         _ => {
             Err(Error::Busy(format!("{} is not the device that was just bound; try again", place.display())))
         }
-    }
+    };
+    let bound = keep_and_bind(&held, &place).doing(doing).and_then(|()| proven());
+    bound.or_else(|error| let_go(&held, undo(&place, error)))
 }
 
 fn keep_and_bind(held: &Held, place: &Path) -> crate::os::Result<()> {
@@ -322,22 +323,26 @@ pub(super) fn publish_device(
     }
     ensure_file(target)?;
     failpoint!("publish.device-place-made");
-    if read_only && !base_is_read_only {
-        let held = stacked_to_publish(number)?;
-        failpoint!("publish.stacked-attached");
-        let bound = publish_stacked(&held, target).doing(doing);
-        bound.or_else(|error| let_go(&held, undo(target, error)))?;
-    } else {
-        let bound = mount::bind(&base.path(), target, DEVICE).doing(doing);
-        bound.or_else(|error| undo(target, error))?;
-        failpoint!("publish.device-bound");
-    }
-    match located.compare(target)? {
+    bind_device(located, &base, target, read_only && !base_is_read_only).or_else(|error| undo(target, error))
+}
+
+fn bind_device(located: Located<'_>, base: &Held, target: &Path, stacked: bool) -> Result<()> {
+    let doing = || format!("publishing volume {} at {}", located.record.key, target.display());
+    let proven = || match located.compare(target)? {
         Found::Device(_) | Found::ReadOnlyDevice { .. } => Ok(()),
         _ => {
             Err(Error::Busy(format!("{} is not the device that was just bound; try again", target.display())))
         }
+    };
+    if !stacked {
+        mount::bind(&base.path(), target, DEVICE).doing(doing)?;
+        failpoint!("publish.device-bound");
+        return proven();
     }
+    let held = stacked_to_publish(base.number)?;
+    failpoint!("publish.stacked-attached");
+    let bound = publish_stacked(&held, target).doing(doing).and_then(|()| proven());
+    bound.or_else(|error| let_go(&held, undo(target, error)))
 }
 
 /// A read-only bind of a device node is still writable, so a read-only loop goes in between. One that

@@ -212,8 +212,11 @@ fn stage_image(
     loopdev::set_autoclear(&held, true).doing(|| format!("attaching volume {}", record.key))?;
     warn_without_direct_io(&held, record);
     let doing = || format!("mounting volume {} at {}", record.key, staging.display());
-    mount::mount(&held.path(), staging, image::name(filesystem), attributes, &options.data(filesystem))
-        .doing(doing)?;
+    let data = options.data(filesystem);
+    match mount::mount(&held.path(), staging, image::name(filesystem), attributes, &data) {
+        Err(error) if error.is_corrupt() => return Err(image::needs_decision(&path, record, &error)),
+        result => result.doing(doing)?,
+    }
     failpoint!("stage.mounted");
     drop(held);
     prove_staged(located, staging, attributes)
@@ -310,12 +313,7 @@ fn stage_directory(located: Located<'_>, staging: &Path, attributes: Attributes)
     }
     mount::bind(&data, staging, attributes).doing(doing)?;
     failpoint!("stage.bound");
-    match located.compare(staging)? {
-        Found::Root(None) => check_attributes(staging, attributes),
-        _ => {
-            Err(Error::Busy(format!("{} is not the mount that was just made; try again", staging.display())))
-        }
-    }
+    prove_staged(located, staging, attributes)
 }
 
 /// A final error is only given when nothing of the attempt is left (design invariant 6).

@@ -1,6 +1,6 @@
 //! The worker of a pool: empties trash when there is some, and brings promises up to date.
 
-use super::Pool;
+use super::{Pool, trash::Emptied};
 use crate::error::Result;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -89,13 +89,13 @@ impl Drop for Janitor {
 }
 
 fn work(pool: &Weak<Pool>, signal: &Signal) {
-    let mut promises = Promises::default();
+    let (mut promises, mut retry) = (Promises::default(), Retry::default());
     loop {
         let mut state = signal.state();
         if !state.wanted && !state.ended {
             // What was purged counts as shared until the filesystem has let go of it.
             let settled = state.purged.and_then(|at| (at + SETTLING).checked_duration_since(Instant::now()));
-            let limit = promises.due().unwrap_or(PERIOD).min(settled.unwrap_or(PERIOD));
+            let limit = promises.due().unwrap_or(PERIOD).min(settled.unwrap_or(PERIOD)).min(retry.pause());
             state = signal.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0;
         }
         if state.ended {
@@ -105,26 +105,27 @@ fn work(pool: &Weak<Pool>, signal: &Signal) {
         state.working = true;
         drop(state);
         // Without a pool there is nothing left to do.
-        if let Some(pool) = pool.upgrade()
-            && keep_house(&pool, &mut promises, asked)
-        {
-            signal.state().purged = Some(Instant::now());
+        if let Some(pool) = pool.upgrade() {
+            let emptied = keep_house(&pool, &mut promises, asked);
+            retry.after(emptied);
+            if emptied.gone > 0 {
+                signal.state().purged = Some(Instant::now());
+            }
         }
         signal.state().working = false;
         signal.changed.notify_all();
     }
 }
 
-/// Whether something was purged. An error is one log line and a later try; a bug in one pass must not end
-/// all later ones.
-fn keep_house(pool: &Pool, promises: &mut Promises, asked: bool) -> bool {
+/// An error is one log line and a later try; a bug in one pass must not end all later ones.
+fn keep_house(pool: &Pool, promises: &mut Promises, asked: bool) -> Emptied {
     let pass = AssertUnwindSafe(|| {
-        let gone = pool.purge()?;
-        promises.changed |= gone > 0 || !asked;
-        promises.refresh(pool).map(|()| gone)
+        let emptied = pool.purge()?;
+        promises.changed |= emptied.gone > 0 || !asked;
+        promises.refresh(pool).map(|()| emptied)
     });
     match catch_unwind(pass) {
-        Ok(Ok(gone)) => return gone > 0,
+        Ok(Ok(emptied)) => return emptied,
         Ok(Err(error)) => {
             tracing::warn!(
                 pool = pool.name(),
@@ -136,7 +137,27 @@ fn keep_house(pool: &Pool, promises: &mut Promises, asked: bool) -> bool {
     }
     // Later, not at once and for ever.
     promises.changed = false;
-    false
+    Emptied::default()
+}
+
+/// What could not be removed is tried again: soon, then less and less often.
+#[derive(Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    fn after(&mut self, emptied: Emptied) {
+        self.failures = if emptied.left > 0 { self.failures + 1 } else { 0 };
+    }
+
+    /// 1 s, 4 s, 16 s, then as long as a quiet pool is left alone.
+    fn pause(&self) -> Duration {
+        match self.failures {
+            0 => PERIOD,
+            failures => Duration::from_secs(4_u64.saturating_pow(failures - 1)).min(PERIOD),
+        }
+    }
 }
 
 /// When to look again at what volumes own. That reads every record of those that owe something, so with

@@ -16,6 +16,15 @@ use std::{
 };
 use uuid::Uuid;
 
+/// How many entries of trash went, and how many could not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Emptied {
+    /// Removed.
+    pub gone: usize,
+    /// Still there, each with a line in the log.
+    pub left: usize,
+}
+
 impl Pool {
     /// Makes a volume or snapshot cease to exist, durably. The caller holds its lock and has proven
     /// that nobody uses it.
@@ -85,11 +94,11 @@ impl Pool {
         Ok(())
     }
 
-    /// Empties trash; says how many entries went. What cannot be removed stays and is reported.
-    pub fn purge(&self) -> Result<usize> {
+    /// Empties trash. What cannot be removed stays and is reported.
+    pub fn purge(&self) -> Result<Emptied> {
         self.verify()?;
         let trash = self.home().join("trash");
-        let mut gone = 0;
+        let mut emptied = Emptied::default();
         for name in file::list(&trash).doing(|| format!("listing {}", trash.display()))? {
             let Some(key) = name.to_str().and_then(trashed_key) else {
                 tracing::warn!(entry = %trash.join(&name).display(), "unknown entry in trash, left alone");
@@ -97,13 +106,14 @@ impl Pool {
             };
             let Some(_lock) = self.try_lock(Kind::Trash, key, Mode::Exclusive)? else { continue };
             match self.purge_one(&trash, &name, &mut self.log_progress(&name)) {
-                Ok(()) => gone += 1,
+                Ok(()) => emptied.gone += 1,
                 Err(error) => {
+                    emptied.left += 1;
                     tracing::warn!(entry = %trash.join(&name).display(), error = error.chain(), "cannot purge yet");
                 }
             }
         }
-        Ok(gone)
+        Ok(emptied)
     }
 
     /// A deleted btrfs subvolume gives its blocks back some time later; a file in it does with the next

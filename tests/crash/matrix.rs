@@ -217,12 +217,16 @@ impl Matrix {
             let fault = [Fault::Kill, Fault::Fail("EIO"), Fault::Fail("ENOSPC")][round % 3];
             // An error of write(2) would be one of the runtime's own pipes. And resize2fs writes the superblock
             // in place, field by field with its checksum last, without a backup in small filesystems: killed
-            // within those microseconds it leaves one that needs `e2fsck -y`, which nobody can mend for it.
+            // within those microseconds, or told that they did not reach the disk, it leaves one that needs
+            // `e2fsck -y`, which nobody can decide for it.
             let in_place = scenario.name.ends_with("stage-grown");
             let names: BTreeSet<_> = calls.iter().map(|call| call.name.as_str()).collect();
             let names: Vec<_> = names
                 .into_iter()
-                .filter(|name| fault == Fault::Kill && !in_place || *name != "write")
+                .filter(|name| match fault {
+                    Fault::Kill => !in_place || *name != "write",
+                    Fault::Fail(_) => *name != "write" && !(in_place && *name == "fsync"),
+                })
                 .collect();
             if names.is_empty() || self.failures.len() >= MOST_FAILURES {
                 return;
