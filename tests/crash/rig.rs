@@ -153,6 +153,8 @@ impl Rig {
         for name in ["volumes", "snapshots", "tmp", "trash"] {
             fs::remove_dir(home.join(name)).unwrap();
         }
+        // Else a power cut brings the old store back.
+        host::run("sync", ["-f".as_ref(), home.as_os_str()]);
     }
 
     /// Starts a driver and calls; returns when a failpoint has struck, or when there is an answer and
