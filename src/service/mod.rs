@@ -7,6 +7,7 @@ mod capacity;
 mod census;
 mod create;
 mod delete;
+mod detach;
 mod device;
 mod expand;
 mod health;

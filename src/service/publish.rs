@@ -2,7 +2,8 @@
 
 use super::{
     Service, TargetPath,
-    device::{Shown, publish_device},
+    detach::Shown,
+    device::publish_device,
     known_key,
     stage::{self, check_attributes, occupied},
     target::{ensure_dir, is_mounted, remove_place, staged_device},

@@ -4,7 +4,8 @@
 
 use super::{
     Service, TargetPath, create,
-    device::{Shown, is_dead_device, stage_device},
+    detach::Shown,
+    device::{is_dead_device, stage_device},
     known_key,
     target::{is_mounted, remove_place, staged_device},
 };
