@@ -1,11 +1,10 @@
 //! Snapshots: what they do to the block size of a pool's files, what is in them, and how long writers wait.
 
 use crate::{
-    scene::{Scene, Volume, block, full},
+    scene::{Scene, Volume, block, full, read, write},
     support::{
         MIB,
         co::{Spec, file_in},
-        data::{bytes, sha256_head, write_direct, write_durably},
         host::run,
         pool::Kind,
     },
@@ -18,18 +17,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-
-fn write(volume: &Volume, seed: u64) {
-    let content = bytes(seed, 1 << 20);
-    match volume.spec.block {
-        true => write_direct(&volume.target, 0, &content),
-        false => write_durably(&volume.target.join("f"), &content),
-    }
-}
-
-fn read(volume: &Volume) -> String {
-    sha256_head(&file_in(&volume.target, &volume.spec, "f"), 1 << 20)
-}
 
 /// What a loop with direct I/O would take for a block size, if it were not told.
 fn natural_block_size(image: &Path) -> String {

@@ -2,11 +2,10 @@
 //! there, and loop numbers begin anew.
 
 use crate::{
-    scene::{Scene, Volume, block, refused},
+    scene::{Scene, Volume, block, read, refused, write},
     support::{
         MIB,
-        co::{Spec, file_in},
-        data::{bytes, sha256_head, write_direct, write_durably},
+        co::Spec,
         driver::Driver,
         host::{detach, loops, run},
         inventory::{Inventory, assert_same},
@@ -45,18 +44,6 @@ impl Drop for Foreign {
             detach(*number, image);
         }
     }
-}
-
-fn write(volume: &Volume, seed: u64) {
-    let content = bytes(seed, 1 << 20);
-    match volume.spec.block {
-        true => write_direct(&volume.target, 0, &content),
-        false => write_durably(&volume.target.join("f"), &content),
-    }
-}
-
-fn read(volume: &Volume) -> String {
-    sha256_head(&file_in(&volume.target, &volume.spec, "f"), 1 << 20)
 }
 
 #[test]

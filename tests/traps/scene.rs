@@ -2,7 +2,8 @@
 
 use crate::support::{
     MIB,
-    co::{Co, Spec, csi},
+    co::{Co, Spec, csi, file_in},
+    data::{bytes, sha256_head, write_direct, write_durably},
     driver::Driver,
     host::{self, Loop},
     places::Places,
@@ -313,6 +314,20 @@ pub fn apart(keep: &Path, script: &str) -> Command {
 /// A block volume of so many MiB.
 pub fn block(mib: u64) -> Spec {
     Spec::block().size(mib * MIB)
+}
+
+/// Puts a mebibyte of the seed's bytes into a published volume, durably.
+pub fn write(volume: &Volume, seed: u64) {
+    let content = bytes(seed, 1 << 20);
+    match volume.spec.block {
+        true => write_direct(&volume.target, 0, &content),
+        false => write_durably(&volume.target.join("f"), &content),
+    }
+}
+
+/// The checksum of what [`write`] put there.
+pub fn read(volume: &Volume) -> String {
+    sha256_head(&file_in(&volume.target, &volume.spec, "f"), 1 << 20)
 }
 
 /// Longer, as large as the traps were first seen.
