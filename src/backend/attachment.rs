@@ -182,6 +182,15 @@ pub fn status(number: u32) -> Result<Option<loopdev::Status>> {
     }
 }
 
+/// As [`status`]; `None` also for an image on a pool that has shut down, which tells nothing. No such loop is
+/// stacked.
+pub fn status_if_told(number: u32) -> Result<Option<loopdev::Status>> {
+    match status(number) {
+        Err(Error::Os { source, .. }) if source.is_filesystem_down() => Ok(None),
+        answer => answer,
+    }
+}
+
 /// The volume that a mount belongs to, by the path of what backs it. A hint that is good enough to
 /// unmount by (also when the volume's files are gone), never to bind by.
 pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
@@ -198,12 +207,8 @@ pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
     };
     let Some(number) = number else { return Ok(None) };
     let mut backing = loopdev::backing_path(number).doing(doing)?;
-    // A stacked loop: look at the one below. An image on a pool that has shut down tells nothing, but no
-    // such loop is stacked.
-    let below = match status(number) {
-        Err(Error::Os { source, .. }) if source.is_filesystem_down() => None,
-        answer => answer?.and_then(|status| loopdev::number_of(status.backing_rdev)),
-    };
+    // A stacked loop: look at the one below.
+    let below = status_if_told(number)?.and_then(|status| loopdev::number_of(status.backing_rdev));
     if let Some(base) = below {
         backing = loopdev::backing_path(base).doing(doing)?;
     }

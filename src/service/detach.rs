@@ -153,7 +153,7 @@ impl Shown {
         let Some(number) = stat.filter(|s| s.is_block).and_then(|s| loopdev::number_of(s.rdev)) else {
             return Ok(None);
         };
-        Ok(attachment::status(number)?.map(|status| Self { number, status }))
+        Ok(attachment::status_if_told(number)?.map(|status| Self { number, status }))
     }
 
     fn is_stacked(&self) -> bool {
