@@ -218,13 +218,27 @@ pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
 /// Whether a loop shows an image that is called as this volume's.
 pub fn is_named_by_a_loop(key: Key) -> Result<bool> {
     let doing = || format!("looking for loop devices of volume {key}");
-    for (number, _) in loopdev::all().doing(doing)? {
+    let all = loopdev::all().doing(doing)?;
+    Ok(!called(key, all.into_iter().map(|(number, _)| number))?.is_empty())
+}
+
+/// Loops on an image that is called as this volume's, on a pool that has shut down. Nothing can be read or
+/// written through them any more, and the pool cannot be unmounted to be repaired while they are there: that a
+/// name is no proof does not matter.
+pub fn dead_loops_of(key: Key) -> Result<Vec<u32>> {
+    called(key, loopdev::untold().doing(|| format!("looking for loop devices of volume {key}"))?)
+}
+
+fn called(key: Key, numbers: impl IntoIterator<Item = u32>) -> Result<Vec<u32>> {
+    let doing = || format!("looking for loop devices of volume {key}");
+    let mut found = Vec::new();
+    for number in numbers {
         let backing = loopdev::backing_path(number).doing(doing)?;
         if backing.is_some_and(|backing| key_of_image(&backing.path) == Some(key)) {
-            return Ok(true);
+            found.push(number);
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// Loops without AUTOCLEAR that show the deleted image of a volume: nothing but Unstage ends them.

@@ -20,7 +20,7 @@ use crate::{
 /// look takes milliseconds.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
-    /// On its image, or on one that was deleted.
+    /// On its image, on one that was deleted, or on a pool that has shut down.
     bases: Vec<u32>,
     /// On one of those.
     stacked: Vec<u32>,
@@ -37,6 +37,7 @@ impl Service {
             Ok(Some((pool, _))) => attachment::loops_among(&all, &pool.image(Kind::Volume, key))?,
             // Nothing to prove them by now: the same request finds them when the pool is back.
             Err(error @ Error::Unavailable(_)) if attachment::is_named_by_a_loop(key)? => return Err(error),
+            Err(Error::Unavailable(_)) => attachment::dead_loops_of(key)?,
             _ => Vec::new(),
         };
         bases.extend(attachment::orphans_among(&all, key)?);

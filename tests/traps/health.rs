@@ -97,6 +97,27 @@ fn a_filesystem_that_shut_down_is_seen_and_comes_back() {
     assert!(scene.health(&volume).is_good());
 }
 
+/// The kernel tells nothing of a loop whose file is on such a pool. One that stayed would keep the pool from being
+/// unmounted and repaired.
+#[test]
+fn raw_block_volumes_let_go_of_a_pool_that_shut_down() {
+    let mut scene = Scene::new(Kind::Xfs, 512 * MIB);
+    let (kept, read_only) = (scene.running("kept", &block(16)), scene.create("read-only", &block(16)));
+    scene.stage(&read_only).unwrap();
+    scene.publish_at(&read_only, &read_only.target, true).unwrap();
+    write_direct(&kept.target, 0, &bytes(1, 1 << 20));
+    fail_xfs(scene.pool.path());
+    for volume in [&kept, &read_only] {
+        scene.unpublish(volume).unwrap();
+        scene.unstage(volume).unwrap();
+        assert!(!is_mounted(&volume.target) && !is_mounted(&volume.staging.join("device")));
+        // As the kubelet repeats it.
+        scene.unpublish(volume).unwrap();
+        scene.unstage(volume).unwrap();
+    }
+    assert!(scene.loops().is_empty(), "{:?}", scene.loops());
+}
+
 /// Missing, cut short or overwritten: reported, not staged, not made anew, and Delete takes the rest away.
 #[test]
 fn damaged_images_are_reported_and_left_alone() {

@@ -19,7 +19,7 @@ mod tests;
 pub use attach::{Attach, attach_read_only_on, ensure_attached};
 pub use image::{ignore_lease_signals, in_use, wait_unused};
 pub use node::{device_number, number_of, open, path};
-pub use scan::{Backing, all, backing_path, find, find_all, stacked_on};
+pub use scan::{Backing, all, backing_path, find, find_all, stacked_on, untold};
 
 use super::{At as _, Error, Result, file::Inode};
 use std::{
@@ -90,6 +90,15 @@ pub fn status(held: &Held) -> Result<Option<Status>> {
     }
 }
 
+/// Whether anything is attached, a file on a filesystem that has shut down included: the kernel asks that for its
+/// inode, in vain.
+fn is_attached(held: &Held) -> Result<bool> {
+    match status(held) {
+        Err(e) if e.is_filesystem_down() => Ok(true),
+        answer => Ok(answer?.is_some()),
+    }
+}
+
 /// Sets or takes off AUTOCLEAR, read back. Nothing is done where it is so already: LOOP_SET_STATUS64 freezes the
 /// device's queue, which takes some 15 ms.
 pub fn set_autoclear(held: &Held, on: bool) -> Result<()> {
@@ -111,7 +120,12 @@ pub fn set_autoclear(held: &Held, on: bool) -> Result<()> {
 /// Detaches. `Ok(false)`: still attached because somebody has it open; AUTOCLEAR, which the kernel
 /// then arms, has been taken off again. Consumes the handle: our own open file would keep it.
 pub fn clear(held: Held) -> Result<bool> {
-    let Some(before) = status(&held)? else { return Ok(true) };
+    let backing = match status(&held) {
+        Ok(None) => return Ok(true),
+        Ok(Some(before)) => Some(before.backing),
+        Err(e) if e.is_filesystem_down() => None,
+        Err(e) => return Err(e),
+    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         match ioctl::clear(&held.file) {
@@ -120,11 +134,14 @@ pub fn clear(held: Held) -> Result<bool> {
         }
         // Asked while the device is still open here: with other openers the kernel has only armed
         // AUTOCLEAR, and closing first would leave it armed until the device is open again.
-        if status(&held)?.is_none() {
-            return gone(held, before.backing);
+        if !is_attached(&held)? {
+            return gone(held, backing);
         }
         if Instant::now() >= deadline {
-            set_autoclear(&held, false)?;
+            // What shows a filesystem that has shut down cannot be told anything, and may go when it is closed.
+            if backing.is_some() {
+                set_autoclear(&held, false)?;
+            }
             return Ok(false);
         }
         thread::sleep(PAUSE);
@@ -133,7 +150,7 @@ pub fn clear(held: Held) -> Result<bool> {
 
 /// Closes the last open file of a detached loop and makes sure that the kernel has let go of `backing`:
 /// it does so when the file is closed, which a child between fork and exec can delay.
-fn gone(held: Held, backing: Inode) -> Result<bool> {
+fn gone(held: Held, backing: Option<Inode>) -> Result<bool> {
     let number = held.number;
     drop(held);
     let deadline = Instant::now() + PATIENCE * 10;
@@ -142,11 +159,10 @@ fn gone(held: Held, backing: Inode) -> Result<bool> {
             None if !node::exists(number) => return Ok(true),
             // ENXIO on a device that exists: being detached, or being removed.
             None => {}
-            Some(again) => match status(&again)? {
-                // Somebody attached this very file again in the meantime.
-                Some(now) if now.backing == backing => return Ok(false),
-                _ => return Ok(true),
-            },
+            // Somebody may have attached this very file again in the meantime.
+            Some(again) => {
+                return Ok(status(&again)?.is_none_or(|now| Some(now.backing) != backing));
+            }
         }
         if Instant::now() >= deadline {
             return Err(Error::Unexpected(format!(

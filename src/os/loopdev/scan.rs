@@ -55,6 +55,20 @@ pub fn all() -> Result<Vec<(u32, Status)>> {
     Ok(found)
 }
 
+/// Attached loops that [`all`] leaves out: the filesystem of their backing file has shut down, and only its name
+/// is known.
+pub fn untold() -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for number in attached(None)? {
+        if let Some(held) = node::open_listed(number)?
+            && status(&held).is_err_and(|e| e.is_filesystem_down())
+        {
+            found.push(number);
+        }
+    }
+    Ok(found)
+}
+
 /// Shows each loop to `visit` until it says `false`. Loops may vanish and change meanwhile.
 fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Status) -> bool) -> Result<()> {
     let mut failure = None;
