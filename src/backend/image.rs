@@ -38,7 +38,7 @@ pub fn create(pool: &Pool, draft: &Draft<'_>, record: &VolumeRecord) -> Result<(
         format::make(filesystem, &image).doing(doing)?;
         failpoint!("image.formatted");
         if !record.owner.is_default() {
-            on_detached(&image, filesystem, |root| set_owner(root, record))?;
+            on_detached(&image, filesystem, record, |root| set_owner(root, record))?;
         }
     }
     Ok(())
@@ -73,7 +73,7 @@ pub fn finish(image: &Path, record: &VolumeRecord) -> Result<()> {
     failpoint!("image.resized");
     let Some(filesystem) = record.shape.filesystem else { return Ok(()) };
     mend(image, record)?;
-    on_detached(image, filesystem, |root| set_owner(root, record))?;
+    on_detached(image, filesystem, record, |root| set_owner(root, record))?;
     failpoint!("image.replayed");
     grow(image, filesystem, record)?;
     format::set_identity(filesystem, image, Uuid::new_v4())
@@ -118,13 +118,15 @@ pub fn grow(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Resu
         return Ok(());
     }
     let mut offline = false;
-    on_detached(image, filesystem, |root| match format::grow_mounted(filesystem, root, record.size_bytes) {
-        // Without CAP_SYS_RESOURCE ext4 refuses to grow while mounted.
-        Err(e) if filesystem == Filesystem::Ext4 && e.is_not_permitted() => {
-            offline = true;
-            Ok(())
+    on_detached(image, filesystem, record, |root| {
+        match format::grow_mounted(filesystem, root, record.size_bytes) {
+            // Without CAP_SYS_RESOURCE ext4 refuses to grow while mounted.
+            Err(e) if filesystem == Filesystem::Ext4 && e.is_not_permitted() => {
+                offline = true;
+                Ok(())
+            }
+            result => result.doing(|| format!("growing the filesystem of volume {}", record.key)),
         }
-        result => result.doing(|| format!("growing the filesystem of volume {}", record.key)),
     })?;
     failpoint!("image.grown-mounted");
     if offline {
@@ -177,7 +179,12 @@ pub fn name(filesystem: Filesystem) -> &'static str {
 
 /// Mounts the image where nobody sees it (which replays its journal), works on the root, unmounts,
 /// and returns when the loop device is gone.
-fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+fn on_detached(
+    image: &Path,
+    filesystem: Filesystem,
+    record: &VolumeRecord,
+    work: impl FnOnce(&File) -> Result<()>,
+) -> Result<()> {
     let doing = || format!("mounting {} to finish it", image.display());
     let held = attachment::attach(image)?;
     failpoint!("image.attached-detached");
@@ -185,7 +192,10 @@ fn on_detached(image: &Path, filesystem: Filesystem, work: impl FnOnce(&File) ->
         Filesystem::Ext4 => &[("errors", Some("remount-ro"))],
         Filesystem::Xfs => &[("nouuid", None)],
     };
-    let detached = mount::mount_detached(&held.path(), name(filesystem), options).doing(doing)?;
+    let detached = match mount::mount_detached(&held.path(), name(filesystem), options) {
+        Err(error) if error.is_corrupt() => return Err(needs_decision(image, record, &error)),
+        result => result.doing(doing)?,
+    };
     failpoint!("image.mounted-detached");
     let result = work(&detached.root);
     failpoint!("image.worked-detached");
