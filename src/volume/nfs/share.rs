@@ -189,9 +189,9 @@ mod tests {
                 prop_assert_eq!(&Share::parse(&share.to_string()).unwrap(), &share);
                 let json = serde_json::to_string(&share).unwrap();
                 prop_assert_eq!(&serde_json::from_str::<Share>(&json).unwrap(), &share);
-                prop_assert!(share.path.as_str() == "/" || share.path.as_str()[1..].split('/').all(|part| {
-                    !part.is_empty() && part != "." && part != ".." && !part.contains('\0')
-                }));
+                let part_is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+                let plain = share.path.as_str() == "/" || share.path.as_str()[1..].split('/').all(part_is_plain);
+                prop_assert!(plain, "{}", share);
             }
         }
     }

@@ -314,7 +314,8 @@ mod tests {
             pvc in "[a./$ {}\\x00]{0,6}", pv in "[a./$ {}\\n]{0,6}",
         ) {
             if let Ok(directory) = resolve(&template, &[("pvc/name", &pvc), ("pv/name", &pv)]) {
-                prop_assert!(!directory.contains("${") && !directory.chars().any(char::is_control));
+                let resolved = !directory.contains("${") && !directory.chars().any(char::is_control);
+                prop_assert!(resolved, "{:?}", directory);
                 prop_assert!(directory.split('/').all(|part| !matches!(part, "" | "." | "..")), "{directory}");
                 prop_assert_eq!(Directory::parse(&directory).unwrap().as_str(), directory);
             }

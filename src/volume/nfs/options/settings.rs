@@ -14,12 +14,21 @@ use std::collections::BTreeMap;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings(BTreeMap<Slot, Setting>);
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct Setting {
     /// As the user calls the option.
     name: &'static str,
     value: Value,
 }
+
+/// `nfsvers=3` and `vers=3` are the same.
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Eq for Setting {}
 
 impl Settings {
     /// Reads a capability's mount flags, one option each. A comma inside one is not a second option: it is
@@ -170,7 +179,7 @@ impl Settings {
     }
 
     fn fight(&self, one: Slot, other: Slot) -> Error {
-        let name = |slot| self.0.get(&slot).map_or("vers", |setting| setting.name);
+        let name = |slot: Slot| self.0.get(&slot).map_or("vers", |setting| setting.name);
         Error::Invalid(format!("mount options {} and {} contradict each other", name(one), name(other)))
     }
 

@@ -336,10 +336,15 @@ fn every_rule_can_be_met_and_reads_back() {
     }
 }
 
-/// Any option of the table with a value that may or may not be in range.
+/// Any option of the table with a value from its range.
 fn option() -> impl Strategy<Value = String> {
-    let rule = (0..rules::RULES.len()).prop_map(|at| &rules::RULES[at]);
-    (rule, any::<u32>(), 0..8usize).prop_map(|(rule, number, at)| match &rule.kind {
+    (0..rules::RULES.len(), any::<u32>(), 0..8usize)
+        .prop_map(|(which, number, at)| option_of(which, number, at))
+}
+
+fn option_of(which: usize, number: u32, at: usize) -> String {
+    let rule = &rules::RULES[which];
+    match &rule.kind {
         rules::Kind::Flag(_) => rule.name.to_owned(),
         rules::Kind::Number { min, max, step } => {
             let spread = (u64::from(*max) - u64::from(*min)).div_euclid(u64::from(*step)) + 1;
@@ -348,7 +353,7 @@ fn option() -> impl Strategy<Value = String> {
         rules::Kind::Word(known) | rules::Kind::List(known) => {
             format!("{}={}", rule.name, known[at % known.len()].0)
         }
-    })
+    }
 }
 
 proptest! {
