@@ -363,7 +363,7 @@ proptest! {
         prop_assert!(Settings::parse_list(&settings.to_list()).unwrap() == settings);
         let Ok(options) = settings.resolve() else { return Ok(()) };
         let connection = options.connection();
-        prop_assert_eq!(Connection::parse(&connection.to_string()).as_ref(), Some(connection));
+        prop_assert_eq!(&Connection::parse(&connection.to_string()).unwrap(), connection);
         let json = serde_json::to_string(connection).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Connection>(&json).unwrap(), connection);
         let address = if connection.family() == Some(Family::V6) { six() } else { FOUR };
