@@ -278,6 +278,11 @@ mod tests {
             let key = Key::from_uuid(Uuid::from_u128(bits));
             prop_assert_eq!(encode(key).len(), ENCODED);
             prop_assert_eq!(decode(&encode(key)), Some(key));
+            // The last character has four bits to spare.
+            let mut other = encode(key);
+            let last = other.pop().and_then(|c| ALPHABET.iter().position(|known| char::from(*known) == c)).unwrap();
+            other.push(char::from(ALPHABET[last + 1]));
+            prop_assert_eq!(decode(&other), None);
         }
     }
 }

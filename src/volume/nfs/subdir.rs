@@ -285,6 +285,8 @@ mod tests {
         assert!(both.resolve(&metadata(&[("pvc/name", ".w"), ("pvc/namespace", "harf")])).is_err());
         // An empty value must not turn the parent into the volume.
         assert!(resolve("a/${pvc.metadata.name}", &[("pvc/name", "")]).is_err());
+        // Nor make one directory of many volumes.
+        assert!(resolve("volume-${pvc.metadata.name}", &[("pvc/name", "")]).is_err());
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Settings {
         if connection.is_rdma() && connection.needs_tls() {
             return Err(self.fight(Slot::Proto, Slot::Tls));
         }
-        let families = (connection.proto.map(|p| p.family()), connection.mount_proto.map(|p| p.family()));
+        let families = (connection.proto.map(Proto::family), connection.mount_proto.map(MountProto::family));
         if let (Some(data), Some(mount)) = families
             && data != mount
         {
