@@ -167,14 +167,14 @@ impl Class {
     }
 }
 
-fn choice<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
+pub(super) fn choice<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
     known.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
         Error::Invalid(format!("parameter {key:?} is {value:?}; known values are {}", names.join(", ")))
     })
 }
 
-fn number(key: &str, value: &str, radix: u32, max: u32) -> Result<u32> {
+pub(super) fn number(key: &str, value: &str, radix: u32, max: u32) -> Result<u32> {
     let digits = !value.is_empty() && value.bytes().all(|c| c.is_ascii_alphanumeric());
     u32::from_str_radix(value, radix).ok().filter(|n| digits && *n <= max).ok_or_else(|| {
         let kind = if radix == 8 { "an octal mode up to 7777" } else { "a number below 4294967295" };
