@@ -152,7 +152,11 @@ impl Share {
             else {
                 continue;
             };
-            if draft.worker.tag != self.tag() || self.is_anothers(draft.worker)? {
+            // Another cluster's is its own affair: the rename into the place decides.
+            if draft.worker.tag != self.tag() {
+                continue;
+            }
+            if self.is_anothers(draft.worker)? {
                 return Ok(false);
             }
             self.bin_draft(draft)?;

@@ -38,7 +38,11 @@ impl Share {
         }
         failpoint!("share.discarded-root");
         self.release(record)?;
-        directory.remove_file(&own).and_then(|()| directory.sync()).on_share(doing)?;
+        match directory.remove_file(&own).and_then(|()| directory.sync()) {
+            // Whoever took it from here has removed the whole directory.
+            Err(e) if e.is_stale() => {}
+            result => result.on_share(doing)?,
+        }
         failpoint!("share.discarded-record");
         self.clear(Kind::Volume, record.key, directory)?;
         Ok(true)

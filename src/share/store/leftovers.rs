@@ -1,4 +1,5 @@
-//! What on a share belongs to nothing, for `wharf gc`. Looking changes nothing; removing looks again.
+//! What on a share belongs to nothing, for `wharf gc`. Looking changes nothing but the own heartbeat, by which
+//! the server's clock is read; removing looks again.
 
 use super::{
     Key, Kind, Share,
@@ -132,7 +133,7 @@ impl Share {
                     let what = What::Draft(name.to_string_lossy().into_owned());
                     found.push(self.leftover(what, &self.tmp, &name, fate));
                 }
-            } else if Worker::of_heartbeat(&name).is_none() && !name.to_string_lossy().ends_with(".format") {
+            } else if Worker::of_heartbeat(&name).or(Worker::of_format(&name)).is_none() {
                 found.push(stranger(self, &self.tmp, &name));
             }
         }

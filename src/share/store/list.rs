@@ -37,7 +37,7 @@ impl Share {
         Ok(self.look_for_snapshot(key)?.and_then(|found| found.record))
     }
 
-    /// At most `limit` of the own cluster's volumes, those with keys greater than `after`.
+    /// At most `limit` (one, if it is 0) of the own cluster's volumes, those with keys greater than `after`.
     pub fn volumes(&self, after: Option<Key>, limit: usize) -> Result<Page<VolumeRecord>> {
         let own = |record: &VolumeRecord| record.cluster == self.identity.cluster;
         self.page(Kind::Volume, after, limit, |key| Ok(self.volume(key)?.filter(own)))
@@ -59,7 +59,7 @@ impl Share {
         let mut page = Page { entries: Vec::new(), damaged: Vec::new(), after: None };
         let mut last = None;
         for key in self.keys(kind)?.into_iter().filter(|key| Some(*key) > after) {
-            if page.entries.len() == limit {
+            if page.entries.len() >= limit.max(1) {
                 page.after = last;
                 break;
             }

@@ -176,3 +176,6 @@ fn part(home: &Directory, name: &str) -> Result<Directory> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests;

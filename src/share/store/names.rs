@@ -75,6 +75,14 @@ impl Worker {
     pub fn format(self) -> OsString {
         format!("{self}.format").into()
     }
+
+    /// The reverse of [`Worker::format`].
+    pub fn of_format(name: &OsStr) -> Option<Self> {
+        match fields(name)?[..] {
+            [tag, instance, "format"] => Self::parse(tag, instance),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Worker {

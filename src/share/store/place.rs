@@ -54,7 +54,7 @@ impl Share {
     /// What stands at `place`.
     pub(super) fn standing(&self, place: &Place, aim: Aim) -> Result<Option<(Directory, Stat)>> {
         let Some(above) = self.above(place, aim, false)? else { return Ok(None) };
-        let stat = above.stat(place.split().1).on_share(|| format!("looking at directory {place:?}"))?;
+        let stat = above.stat(place.split().1).on_share(|| format!("looking at directory {place}"))?;
         Ok(stat.map(|stat| (above, stat)))
     }
 
@@ -71,7 +71,7 @@ impl Share {
         let Some(above) = self.above(place, Aim::Existing, false)? else { return Err(gone("is gone")) };
         let text = place.split().1.to_string_lossy();
         let Some(root) = step(&above, &text, place, Aim::Existing)? else { return Err(gone("is gone")) };
-        let stat = root.own_stat().on_share(|| format!("looking at directory {place:?}"))?;
+        let stat = root.own_stat().on_share(|| format!("looking at directory {place}"))?;
         if stat.inode.number != record.fileid {
             return Err(gone("was replaced by another"));
         }

@@ -77,6 +77,12 @@ impl Share {
 
     fn sweep_tmp(&self) -> Result<()> {
         for name in self.tmp.list().on_share(|| "listing tmp".into())? {
+            if let Some(worker) = Worker::of_format(&name).filter(|worker| worker.tag == self.tag()) {
+                if !self.is_anothers(worker)? {
+                    self.tmp.remove_file(&name).on_share(|| format!("removing {name:?} from tmp"))?;
+                }
+                continue;
+            }
             let Some(draft) = Draft::parse(&name).filter(|draft| draft.worker.tag == self.tag()) else {
                 continue;
             };
