@@ -84,6 +84,10 @@ impl Share {
     ) -> Result<()> {
         let Some((above, stat)) = self.standing(&record.root, Aim::Existing)? else { return Ok(()) };
         if stat.inode.number != record.fileid {
+            // Another controller has deleted the volume meanwhile, and the directory is another's.
+            if self.volume(record.key)?.is_none_or(|found| found.incarnation != record.incarnation) {
+                return Ok(());
+            }
             return Err(Error::Refused(format!(
                 "directory {:?} of the share is not the one that volume {:?} was given, and is left alone: move it \
                  away, or put the volume's own back",

@@ -182,6 +182,14 @@ impl Share {
 
     /// Opens what is to be copied: a volume or snapshot that exists and is the own cluster's.
     pub(super) fn origin(&self, source: Source) -> Result<Origin> {
+        match self.open_origin(source) {
+            // It may have been deleted between two looks: then the next look says so.
+            Err(Error::Refused(_) | Error::Damaged(_)) => self.open_origin(source),
+            opened => opened,
+        }
+    }
+
+    fn open_origin(&self, source: Source) -> Result<Origin> {
         match source {
             Source::Volume(key) => {
                 let (_, record) = self.ready(key)?;
