@@ -185,6 +185,11 @@ impl Directory {
         settle(&self.file).at("sync", &self.path)
     }
 
+    /// syncfs(2) of its filesystem.
+    pub fn sync_filesystem(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.file).at("sync the filesystem of", &self.path)
+    }
+
     /// The path of a name, which must be a single one.
     fn place(&self, name: &OsStr) -> Result<PathBuf> {
         let bytes = name.as_bytes();

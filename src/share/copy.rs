@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    os::{directory::Directory, file, tree},
+    os::{directory::Directory, tree},
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub fn tree(
 ) -> Result<()> {
     let Abilities { reflink, server_copy } = abilities;
     let copied = tree::copy_remote(from.file(), to.file(), reflink, server_copy, progress);
-    copied.and_then(|()| file::sync_filesystem(to.path())).map_err(|source| {
+    copied.and_then(|()| to.sync_filesystem()).map_err(|source| {
         let doing = format!("copying {}", from.path().display());
         if source.is_outcome_unknown() {
             // The copy is thrown away; it is made anew.

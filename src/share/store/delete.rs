@@ -127,12 +127,15 @@ impl Share {
         }
         (record.required_bytes, record.size_bytes) = (required_bytes, size_bytes);
         let doing = || format!("writing the record of volume {key}");
-        let mut temporary = OsString::from(RECORD);
-        temporary.push(format!(".{}", self.worker));
-        found.directory.write(&temporary, &sealed::seal(&record)?).on_share(doing)?;
+        // From a directory of its own: a rename that the server carries out late finds nothing there.
+        let draft = Draft { key, what: What::Record, worker: self.worker };
+        self.bin_draft(draft)?;
+        let directory = self.new_draft(draft)?;
+        directory.write(OsStr::new(RECORD), &sealed::seal(&record)?).on_share(doing)?;
         failpoint!("share.resize-written");
-        found.directory.rename(&temporary, &found.directory, OsStr::new(RECORD)).on_share(doing)?;
+        directory.rename(OsStr::new(RECORD), &found.directory, OsStr::new(RECORD)).on_share(doing)?;
         failpoint!("share.resized");
+        self.tmp.remove_dir(&draft.name()).on_share(doing)?;
         found.directory.sync().on_share(doing)?;
         Ok(record)
     }

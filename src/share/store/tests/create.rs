@@ -181,7 +181,7 @@ fn only_one_store_is_made_and_only_of_a_known_version() {
 
 impl Share {
     /// What a killed controller leaves between its record and its claim.
-    fn make_dead_claim(&self, record: &VolumeRecord) {
+    pub(super) fn make_dead_claim(&self, record: &VolumeRecord) {
         let directory = self.root().join(".wharf/claims").join(record.root.path());
         fs::create_dir_all(&directory).unwrap();
         fs::create_dir(directory.join(record.claim().name())).unwrap();

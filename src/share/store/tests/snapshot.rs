@@ -1,5 +1,6 @@
 use super::*;
 use crate::os::testing::{self, MIB, Pool};
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use std::{
     fs::File,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink},
@@ -18,7 +19,7 @@ fn furnish(at: &Path) {
     fs::write(at.join("private"), b"x").unwrap();
     fs::set_permissions(at.join("private"), PermissionsExt::from_mode(0o4600)).unwrap();
     chown(at.join("sub"), Some(12), Some(34)).unwrap();
-    testing::run("setfattr", ["-n", "user.note", "-v", "text", at.join("private").to_str().unwrap()]);
+    setxattr(at.join("private"), "user.note", b"text", XattrFlags::empty()).unwrap();
     fs::write(at.join(".nfs0000000000000a1b00000003"), b"removed while open").unwrap();
     fs::write(at.join(".nfsrc"), b"a user's own").unwrap();
 }
@@ -29,7 +30,7 @@ fn described(at: &Path) -> Vec<String> {
         "find",
         [at.to_str().unwrap(), "-mindepth", "1", "-printf", "%P|%y|%m|%U|%G|%T@|%l|%n|"]
             .into_iter()
-            .chain(["(", "-type", "f", "-printf", "%s", ")", "-printf", "\\0"]),
+            .chain(["(", "-type", "f", "-printf", "%s", "-o", "-true", ")", "-printf", "\\0"]),
     );
     let mut lines: Vec<String> = list.split('\0').map(str::to_owned).collect();
     lines.retain(|line| !line.starts_with(".nfs0") && !line.is_empty());
@@ -64,6 +65,8 @@ fn copies_are_equal_on_every_filesystem() {
             assert_eq!(cut(&open(pool.path()), &snapshot("s", "v")).unwrap(), record);
             let data = pool.path().join(".wharf/snapshots").join(key("s").to_string()).join("data");
             assert_eq!(described(&data), described(&root), "{kind:?}");
+            let mut note = [0; 8];
+            assert_eq!(getxattr(data.join("private"), "user.note", &mut note[..]).unwrap(), 4);
             assert!(data.join(".nfsrc").exists() && !data.join(".nfs0000000000000a1b00000003").exists());
             let sizes = |at: &Path| {
                 let blocks = |name| fs::metadata(at.join(name)).unwrap().blocks() * 512;
@@ -85,7 +88,7 @@ fn copies_are_equal_on_every_filesystem() {
             share.delete_volume(key("v")).unwrap();
             share.delete_snapshot(key("s")).unwrap();
             share.delete_snapshot(key("s")).unwrap();
-            assert_eq!(described(&pool.path().join("r")).len(), 9);
+            assert_eq!(described(&pool.path().join("r")).len(), 10);
             sound(&share);
         }
     }
