@@ -3,8 +3,8 @@
 use super::walk::link_of;
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fstat,
-        getxattr, getxattr_query, listxattr, listxattr_query, setxattr, utimensat,
+        AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, getxattr,
+        getxattr_query, listxattr, listxattr_query, setxattr, utimensat,
     },
     io::Errno,
 };
@@ -31,11 +31,8 @@ pub(super) struct Failure {
 /// `stat` is the source's from before it was read (its access time).
 pub(super) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Result<(), Failure> {
     let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    match chownat(target, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH) {
-        // An export that makes everybody nobody: it is theirs already.
-        Err(Errno::PERM) if has_owner(target, stat) => {}
-        outcome => outcome.map_err(failed("set the owner of"))?,
-    }
+    chownat(target, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)
+        .map_err(failed("set the owner of"))?;
     extended(source, target)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
         chmod(link_of(target), Mode::from_raw_mode(stat.st_mode & 0o7777))
@@ -46,10 +43,6 @@ pub(super) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) 
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     utimensat(target, "", &times, AtFlags::EMPTY_PATH).map_err(failed("set the times of"))
-}
-
-fn has_owner(target: BorrowedFd<'_>, stat: &Stat) -> bool {
-    fstat(target).is_ok_and(|have| (have.st_uid, have.st_gid) == (stat.st_uid, stat.st_gid))
 }
 
 /// Copies extended attributes. The link in /proc leads to exactly the open inode, and works for O_PATH
