@@ -12,6 +12,7 @@ pub mod os;
 pub mod rpc;
 pub mod server;
 pub mod service;
+pub mod share;
 pub mod store;
 pub mod telemetry;
 pub mod volume;

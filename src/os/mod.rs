@@ -8,6 +8,7 @@
 
 pub mod btrfs;
 pub mod command;
+pub mod directory;
 pub mod error;
 pub mod file;
 pub mod format;

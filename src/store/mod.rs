@@ -17,7 +17,7 @@ mod ledger;
 mod leftovers;
 mod pool;
 mod promise;
-mod sealed;
+pub(crate) mod sealed;
 mod survey;
 mod trash;
 
