@@ -116,6 +116,21 @@ impl Error {
     }
 }
 
+/// Whether a kernel's number says that a server cannot be reached or has not answered in time.
+pub fn is_unreachable(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ETIMEDOUT
+            | libc::EIO
+            | libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::ENOTCONN
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETUNREACH
+    )
+}
+
 /// Gives an [`io::Error`] (or a [`rustix`], [`nix`] one) its operation and path.
 pub trait At<T> {
     /// `op` in words, as it stands after "cannot".
