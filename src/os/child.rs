@@ -13,18 +13,21 @@ use rustix::{
 };
 use std::{
     ffi::OsString,
-    io,
+    fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 /// The first descriptor that a child must not inherit.
 const FIRST: libc::c_uint = 3;
+
+/// SIGKILL in the masks of /proc/PID/status.
+const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
 
 /// What is started: this binary, and how it is told what it is.
 #[derive(Clone, Debug)]
@@ -146,6 +149,34 @@ impl Drop for Process {
         // Most are gone at once; the others are what the type's comment says.
         let _still_there = self.wait(Duration::ZERO);
     }
+}
+
+/// Children of a launcher like this one, whoever started them, that are being killed and are not gone: they hang.
+/// A driver that was killed with its whole container leaves them behind.
+pub fn dying(launcher: &Launcher) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").at("list", "/proc")?.flatten() {
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // The first thread may be gone already, and tells nothing then.
+        let Ok(tasks) = fs::read_dir(process.path().join("task")) else { continue };
+        if tasks.flatten().any(|task| is_dying(&task.path(), launcher)) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+fn is_dying(task: &Path, launcher: &Launcher) -> bool {
+    let Ok(line) = fs::read(task.join("cmdline")) else { return false };
+    let mut arguments = line.split(|byte| *byte == 0).skip(1);
+    if !launcher.arguments.iter().all(|mine| arguments.next() == Some(mine.as_bytes())) {
+        return false;
+    }
+    let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+    let pending = status.lines().filter_map(|line| {
+        line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))
+    });
+    pending.filter_map(|hex| u64::from_str_radix(hex.trim(), 16).ok()).any(|mask| mask & SIGKILL_BIT != 0)
 }
 
 /// In a child: the socket to its parent.

@@ -3,7 +3,7 @@
 use super::{
     breaker::{Breaker, Pace, Pass},
     failure::Failure,
-    keeper::{Blame, Helper, Trouble, keep},
+    keeper::{Blame, Helper, Trouble, keep, release_orphans},
     server::{Server, ServerStatus},
     wire::What,
 };
@@ -261,6 +261,12 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
         self.stopping.store(true, Ordering::Release);
         let helpers: Vec<_> = self.registry().helpers.values().cloned().collect();
         helpers.iter().for_each(|helper| helper.stop());
+    }
+
+    /// Releases helpers that hang since a driver was killed with its whole container; gives how many. Takes
+    /// seconds for each: meant for a thread of its own after start-up.
+    pub fn release_orphans(&self) -> Result<usize> {
+        release_orphans(&self.launcher)
     }
 
     /// What each server has in use, by name.

@@ -29,6 +29,9 @@ const WRITING: Duration = Duration::from_secs(2);
 /// How long a process may take to be gone after SIGKILL, before it counts as lost.
 const DYING: Duration = Duration::from_secs(1);
 
+/// How long the second child may take to be inside the helper's namespace.
+const ENTERING: Duration = Duration::from_secs(5);
+
 /// How long a helper may take to leave on its own.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -481,11 +484,26 @@ pub(super) fn force_and_kill(launcher: &Launcher, process: &mut Process) -> bool
     gone
 }
 
+/// Releases helpers of drivers that were killed together with them, and gives how many there were. They have
+/// nobody to force them, and while one hangs its container does not end.
+pub(super) fn release_orphans(launcher: &Launcher) -> Result<usize> {
+    let orphans = child::dying(launcher).doing(|| "looking for helpers that hang".into())?;
+    for process in &orphans {
+        tracing::warn!(process, "a helper of an earlier driver hangs: its share is forced off");
+        match enter(launcher, *process) {
+            // It forces until the mount is gone, and ends with that.
+            Ok((mut forcer, _socket)) => drop(forcer.wait(AGAIN)),
+            Err(error) => tracing::warn!(process, error = error.chain(), "it cannot be forced"),
+        }
+    }
+    Ok(orphans.len())
+}
+
 fn enter(launcher: &Launcher, process: i32) -> Result<(Process, UnixStream)> {
     let doing = || format!("entering the namespace of helper {process}");
     let (forcer, socket) = child::start(launcher).doing(doing)?;
     let odd = |error: io::Error| Error::Unavailable(format!("{}: {error}", doing()));
-    socket.set_read_timeout(Some(DYING)).map_err(odd)?;
+    socket.set_read_timeout(Some(ENTERING)).map_err(odd)?;
     wire::send(&socket, &Role::Force { process }).map_err(odd)?;
     match Receiver::default().receive::<Result<Done, Failure>>(&socket).map_err(odd)? {
         Received::Message(Ok(Done::Inside(_))) => Ok((forcer, socket)),

@@ -3,7 +3,7 @@
 use crate::{
     child::{Answer, NAME, Operation},
     fuse::{Mood, Server},
-    host::{Disk, LONG, TestShares, call, children, eventually, is_alive, memory, namespaces_with, shares},
+    host::{Disk, LONG, TestShares, call, children, eventually, memory, namespaces_with, run, shares},
 };
 use std::{
     process::{Command, Stdio},
@@ -16,6 +16,14 @@ use wharf::{
 };
 
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// Whether anything is left of a process but what its parent has not asked for.
+fn exists(process: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    })
+}
 
 /// Whether a process has a thread that hangs in the kernel.
 fn hangs(process: u32) -> bool {
@@ -59,7 +67,7 @@ fn what_hangs_is_unknown_at_its_deadline_and_disturbs_nobody() {
     let status = || shares.servers().into_iter().find(|server| server.server == "frozen").unwrap();
     assert!(status().open);
     eventually("it counts as lost", || status().lost == 1);
-    assert!(is_alive(process) || hangs(process), "ext4 cannot be forced: this one waits for the thaw");
+    assert!(exists(process), "ext4 cannot be forced: this one waits for the thaw");
     // However often it is tried, processes stay within the server's bound.
     for number in 0..6 {
         assert!(shares.call(&share, write(number), Call::within(LIMIT)).is_err());
@@ -68,7 +76,7 @@ fn what_hangs_is_unknown_at_its_deadline_and_disturbs_nobody() {
     call(&shares, &other, Operation::Inspect).unwrap();
 
     drop(frozen);
-    eventually("the lost ones are gone", || status().lost == 0 && !is_alive(process));
+    eventually("the lost ones are gone", || status().lost == 0 && !exists(process));
     // The first retry is not refused.
     call(&shares, &share, Operation::Write("after".into(), "thaw".into())).unwrap();
     assert_eq!(std::fs::read_to_string(disk.path().join("after")).unwrap(), "thaw");
@@ -101,7 +109,7 @@ fn what_hangs_is_forced_off_and_killed_while_the_server_is_silent() {
         });
         assert!(begin.elapsed() < LIMIT + Duration::from_secs(4), "{:?}", begin.elapsed());
         // The server still says nothing.
-        eventually("the helper is gone", || !is_alive(process));
+        eventually("the helper is gone", || !exists(process));
         eventually("and its mount", || namespaces_with(server.source()) == 0);
         eventually("it is counted no more", || shares.servers()[0].helpers == 0);
         assert_eq!((shares.servers()[0].lost, shares.servers()[0].open), (0, true));
@@ -145,17 +153,18 @@ fn driver() {
             let (shares, share) = (&shares, &share);
             scope.spawn(move || call(shares, share, operation));
         }
-        eventually("one hangs", || hangs(process));
+        eventually("both are there", || shares.servers()[0].operations == 2);
+        thread::sleep(Duration::from_millis(500));
         std::fs::write(std::env::var("WHARF_SHARES_REPORT").unwrap(), process.to_string()).unwrap();
         thread::sleep(LONG);
     });
 }
 
-#[test]
-fn a_driver_that_is_killed_leaves_no_helper_and_no_mount() {
-    let (server, directory) = (Server::new(), crate::host::scratch());
+/// A driver with an operation that hangs in its helper, and that helper.
+fn hanging_driver(server: &Server) -> (std::process::Child, u32) {
+    let directory = crate::host::scratch();
     let report = directory.path().join("helper");
-    let mut driver = Command::new("/proc/self/exe")
+    let driver = Command::new("/proc/self/exe")
         .args(["--exact", "frozen::driver", "--nocapture"])
         .env("WHARF_SHARES_DRIVER", server.source())
         .env("WHARF_SHARES_REPORT", &report)
@@ -167,10 +176,32 @@ fn a_driver_that_is_killed_leaves_no_helper_and_no_mount() {
     let helper = read().unwrap();
     let command = std::fs::read(format!("/proc/{helper}/cmdline")).unwrap();
     assert!(String::from_utf8_lossy(&command).contains(NAME));
+    (driver, helper)
+}
+
+#[test]
+fn a_driver_that_is_killed_leaves_no_helper_and_no_mount() {
+    let server = Server::new();
+    let (mut driver, helper) = hanging_driver(&server);
     driver.kill().unwrap();
     driver.wait().unwrap();
-    eventually("the helper is gone", || !is_alive(helper));
+    eventually("the helper is gone", || !exists(helper));
     eventually("and its mount", || namespaces_with(server.source()) == 0);
+}
+
+#[test]
+fn helpers_that_were_killed_with_their_driver_are_released_by_the_next() {
+    let server = Server::new();
+    let (mut driver, helper) = hanging_driver(&server);
+    run("kill", ["-9".to_owned(), driver.id().to_string(), helper.to_string()]);
+    driver.wait().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert!(exists(helper), "it hangs");
+    let next: TestShares = Shares::new(server.launcher(), Limits::default());
+    assert_eq!(next.release_orphans().unwrap(), 1);
+    eventually("it is gone", || !exists(helper));
+    eventually("and its mount", || namespaces_with(server.source()) == 0);
+    assert_eq!(next.release_orphans().unwrap(), 0);
 }
 
 #[test]
