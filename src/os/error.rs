@@ -110,6 +110,12 @@ impl Error {
         )
     }
 
+    /// A server that answers, but has not the program or the version that it was asked for.
+    pub fn is_not_offered(&self) -> bool {
+        matches!(self, Self::Path { source, .. }
+            if source.kind() == io::ErrorKind::Unsupported && source.raw_os_error().is_none())
+    }
+
     /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
     pub fn is_in_the_way(&self) -> bool {
         self.errno() == Some(libc::EAGAIN)

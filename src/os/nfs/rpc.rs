@@ -1,7 +1,7 @@
 //! Two calls of ONC RPC (RFC 5531) over TCP, written by hand: NULL, which every program answers, and the port
 //! mapper's GETPORT (RFC 1833). What comes back is not trusted.
 
-use crate::os::{At as _, Error, Result};
+use crate::os::{At as _, Result};
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -201,14 +201,6 @@ impl Words<'_> {
         let rest = filled.and_then(|length| self.0.get(length..));
         self.0 = rest.ok_or_else(|| odd("the answer is too short"))?;
         Ok(())
-    }
-}
-
-impl Error {
-    /// An NFS server that answers, but not in this version or not this program.
-    pub fn is_not_offered(&self) -> bool {
-        matches!(self, Self::Path { source, .. } if source.kind() == io::ErrorKind::Unsupported
-            && source.raw_os_error().is_none())
     }
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
+use crate::os::Error;
 use std::{
     net::TcpListener,
     sync::{Arc, Mutex},
