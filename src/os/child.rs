@@ -156,7 +156,9 @@ impl Drop for Process {
 pub fn dying(launcher: &Launcher) -> Result<Vec<i32>> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").at("list", "/proc")?.flatten() {
-        let Some(id) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         // The first thread may be gone already, and tells nothing then.
         let Ok(tasks) = fs::read_dir(process.path().join("task")) else { continue };
         if tasks.flatten().any(|task| is_dying(&task.path(), launcher)) {
@@ -173,9 +175,9 @@ fn is_dying(task: &Path, launcher: &Launcher) -> bool {
         return false;
     }
     let status = fs::read_to_string(task.join("status")).unwrap_or_default();
-    let pending = status.lines().filter_map(|line| {
-        line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))
-    });
+    let pending = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
     pending.filter_map(|hex| u64::from_str_radix(hex.trim(), 16).ok()).any(|mask| mask & SIGKILL_BIT != 0)
 }
 

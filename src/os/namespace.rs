@@ -81,7 +81,9 @@ fn must_be_single() -> Result<()> {
     let tasks = fs::read_dir("/proc/self/task").at("list the threads of", "this process")?.count();
     match tasks {
         1 => Ok(()),
-        _ => Err(Error::Unexpected(format!("a process of {tasks} threads cannot change its mount namespace"))),
+        _ => {
+            Err(Error::Unexpected(format!("a process of {tasks} threads cannot change its mount namespace")))
+        }
     }
 }
 
@@ -151,7 +153,8 @@ impl Tree {
     /// The inode number of its root, asked of the server.
     pub fn fileid(&self) -> Result<u64> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-        let stat = statx(&self.mount, "", flags, StatxFlags::BASIC_STATS).at("look at", "the share's directory")?;
+        let stat =
+            statx(&self.mount, "", flags, StatxFlags::BASIC_STATS).at("look at", "the share's directory")?;
         Ok(stat.stx_ino)
     }
 

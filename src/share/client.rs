@@ -77,10 +77,7 @@ impl Share {
                 let doing = || format!("looking for the server of {name}");
                 let addresses = nfs::resolve(&self.server, 0, limits.resolving).doing(doing)?;
                 let address = nfs::answering(&addresses, *dialect, *ports, limits.answering).doing(doing)?;
-                Ok(What::Nfs {
-                    source: Source { name: name.clone(), address },
-                    attempts: attempts.clone(),
-                })
+                Ok(What::Nfs { source: Source { name: name.clone(), address }, attempts: attempts.clone() })
             }
             Mounted::Local { source, fstype, data } => {
                 Ok(What::Local { source: source.clone(), fstype: fstype.clone(), data: data.clone() })
@@ -133,6 +130,9 @@ const MOST_SERVERS: usize = 256;
 
 /// How long a helper may take to end when another one is waiting for its room.
 const ROOM: Duration = Duration::from_secs(2);
+
+/// How many helpers are tried that end before they get the operation.
+const ATTEMPTS: usize = 3;
 
 /// How an operation is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +204,9 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
         let _operation = server.operation(self.limits.operations).ok_or_else(busy)?;
         let pass = match call.insist {
             true => Pass::Free,
-            false => server.breaker.enter(call.limit.min(self.limits.looking)).ok_or_else(|| refused(share))?,
+            false => {
+                server.breaker.enter(call.limit.min(self.limits.looking)).ok_or_else(|| refused(share))?
+            }
         };
         if let Pass::Probe(probe) = pass {
             self.probe(share, &server)?;
@@ -241,7 +243,7 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
     ) -> Result<A, Trouble> {
         let deadline = Instant::now() + limit;
         let mut operation = Some(operation);
-        loop {
+        for _ in 0..ATTEMPTS {
             let left = deadline.saturating_duration_since(Instant::now());
             let helper = self.helper(share, server, left)?;
             // One that has just ended, idle, never saw the operation: then there is another.
@@ -254,6 +256,7 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
             }
             self.forget_if_over(share, &helper);
         }
+        Err(Trouble::nobody(&busy(&server.name, "its helpers end as soon as they have begun")))
     }
 
     /// Tells all helpers that the driver is ending; nothing new is begun.
@@ -330,7 +333,13 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
                 let helper = Arc::new(Helper::new(share.clone(), Arc::clone(server)));
                 registry.helpers.insert(share.clone(), Arc::clone(&helper));
                 drop(registry);
-                keep(Arc::clone(&helper), held, self.launcher.clone(), self.limits, Arc::downgrade(&self.registry));
+                keep(
+                    Arc::clone(&helper),
+                    held,
+                    self.launcher.clone(),
+                    self.limits,
+                    Arc::downgrade(&self.registry),
+                );
                 return Ok(helper);
             }
             // Another share's helper makes room if it has nothing to do.
@@ -358,17 +367,18 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
 impl<O, A> Drop for Shares<O, A> {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        let helpers = std::mem::take(
-            &mut self.registry.lock().unwrap_or_else(PoisonError::into_inner).helpers,
-        );
-        helpers.values().for_each(|helper| helper.end(&Failure::from(&Error::Unavailable(
-            "the driver is ending; repeat the request".into(),
-        ))));
+        let helpers =
+            std::mem::take(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner).helpers);
+        helpers.values().for_each(|helper| {
+            helper.end(&Failure::from(&Error::Unavailable("the driver is ending; repeat the request".into())))
+        });
     }
 }
 
 fn busy(server: &str, what: &str) -> Error {
-    Error::Unavailable(format!("server {server}: {what}; repeat the request, and see whether the server answers"))
+    Error::Unavailable(format!(
+        "server {server}: {what}; repeat the request, and see whether the server answers"
+    ))
 }
 
 fn refused(share: &Share) -> Error {

@@ -107,11 +107,9 @@ impl From<&os::Error> for Cause {
 impl From<Cause> for os::Error {
     fn from(cause: Cause) -> Self {
         match cause {
-            Cause::Path { op, path, errno } => Self::Path {
-                op,
-                path: PathBuf::from(path),
-                source: io::Error::from_raw_os_error(errno),
-            },
+            Cause::Path { op, path, errno } => {
+                Self::Path { op, path: PathBuf::from(path), source: io::Error::from_raw_os_error(errno) }
+            }
             Cause::Cancelled => Self::Cancelled("the work on the share"),
             Cause::Text(text) => Self::Unexpected(text),
         }

@@ -110,8 +110,8 @@ where
     let ready = isolated(what).and_then(|version| look().map(|()| version));
     let failed = ready.is_err();
     let reply = Reply::<A>::Ready(ready.map_err(|error| Failure::from(&error)));
-    wire::send(socket, &reply).map_err(lost)?;
-    if failed {
+    // A driver that has given this helper up is on its way to kill it.
+    if wire::send(socket, &reply).is_err() || failed {
         return Ok(());
     }
     // From here on the end of the socket tells that the driver has ended, and then there is something to do.
@@ -130,8 +130,9 @@ where
                     Reply::Ended { id, result: result.map_err(|error| Failure::from(&error)) }
                 });
             }
-            Ok(Received::Message(Request::Look { id })) => start(&output, id, move |_| {
-                Reply::<A>::Looked { id, result: look().map_err(|error| Failure::from(&error)) }
+            Ok(Received::Message(Request::Look { id })) => start(&output, id, move |_| Reply::<A>::Looked {
+                id,
+                result: look().map_err(|error| Failure::from(&error)),
             }),
             Ok(Received::Message(Request::Stop)) => output.stopping.store(true, Ordering::Release),
             Ok(Received::Nothing) => {}
@@ -148,7 +149,11 @@ where
 
 fn isolated(what: &What) -> Result<Option<Version>> {
     namespace::isolate().doing(|| "making a place for the share".into())?;
-    roles::mount(what, Path::new(namespace::PLACE), Attributes { nosuid: true, nodev: true, noexec: true, ..Attributes::default() })
+    roles::mount(
+        what,
+        Path::new(namespace::PLACE),
+        Attributes { nosuid: true, nodev: true, noexec: true, ..Attributes::default() },
+    )
 }
 
 /// Asks the server, not the cache.

@@ -228,7 +228,7 @@ impl<A> Helper<A> {
         }
     }
 
-    /// Sends a request, unless the helper is over already (`None`).
+    /// Sends a request. `None`: the helper is over, and did not get it.
     fn request<O: Serialize>(&self, request: impl FnOnce(u64) -> Request<O>) -> Result<Option<u64>, Trouble> {
         let id = {
             let mut state = self.state();
@@ -254,7 +254,7 @@ impl<A> Helper<A> {
         let text = format!("the helper of {} was lost: {error}; repeat the request", self.share.name());
         let failure = Failure::from(&Error::Unavailable(text));
         self.finish(&mut state, &failure, false);
-        Err(Trouble::server(failure))
+        Ok(None)
     }
 }
 
@@ -321,7 +321,8 @@ pub(super) fn keep<A: DeserializeOwned + Send + 'static>(
         drop(held);
     };
     if let Err(error) = thread::Builder::new().name("keeper".into()).stack_size(STACK).spawn(work) {
-        let text = format!("no thread for the helper of {}: {error}; repeat the request", helper.share.name());
+        let text =
+            format!("no thread for the helper of {}: {error}; repeat the request", helper.share.name());
         helper.end(&Failure::from(&Error::Unavailable(text)));
     }
 }
@@ -363,7 +364,8 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
             .set_write_timeout(Some(WRITING))
             .and_then(|()| socket.set_read_timeout(Some(self.limits.mounting)))
             .and_then(|()| wire::send(&socket, &Role::Serve { what }));
-        configured.map_err(|error| Error::Unavailable(format!("{}: {error}; repeat the request", doing())))?;
+        configured
+            .map_err(|error| Error::Unavailable(format!("{}: {error}; repeat the request", doing())))?;
         Ok((process, socket, Receiver::default()))
     }
 
@@ -387,7 +389,8 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
 
     /// Those that wait for the start go on.
     fn announce(&self, socket: &UnixStream) -> Result<()> {
-        let copy = || socket.try_clone().map_err(|error| Error::Unavailable(format!("no descriptor: {error}")));
+        let copy =
+            || socket.try_clone().map_err(|error| Error::Unavailable(format!("no descriptor: {error}")));
         let tick = (self.limits.idle / 4).clamp(Duration::from_millis(5), Duration::from_secs(5));
         socket.set_read_timeout(Some(tick)).map_err(|error| Error::Internal(error.to_string()))?;
         *self.helper.sender() = Some(copy()?);
@@ -453,7 +456,11 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
             return;
         }
         let _lost = self.helper.server.lost();
-        tracing::error!(share = name, process = process.id(), "a helper outlives SIGKILL: its server has to answer");
+        tracing::error!(
+            share = name,
+            process = process.id(),
+            "a helper outlives SIGKILL: its server has to answer"
+        );
         while !matches!(process.wait(AGAIN), Ok(true)) {
             force_and_kill(self.launcher, process);
         }

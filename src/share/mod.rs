@@ -17,5 +17,5 @@ pub mod wire;
 pub use client::{Call, Limits, Share, Shares};
 pub use failure::Failure;
 pub use helper::{Context, run};
-pub use server::ServerStatus;
 pub use node::{Children, Looked, Staging, Unmounted, Unmounting};
+pub use server::ServerStatus;

@@ -191,7 +191,8 @@ impl Children {
                 continue;
             }
             let Unmounting { target, filesystems, .. } = unmounting.clone();
-            let outcome = self.ask(server, &Role::Unmount { target, way, filesystems }, self.patience.unmounting);
+            let outcome =
+                self.ask(server, &Role::Unmount { target, way, filesystems }, self.patience.unmounting);
             let gone = mounted(&unmounting.target)? != Some(before);
             match outcome {
                 Ok(Some(_)) if gone => return Ok(name),
@@ -247,7 +248,8 @@ impl Children {
         let held = held.ok_or_else(|| crowded(server))?;
         let doing = || format!("starting a child for server {server}");
         let (mut process, socket) = child::start(&self.launcher).doing(doing)?;
-        let lost = |error| Error::Unavailable(format!("a child for server {server} was lost: {error}; repeat"));
+        let lost =
+            |error| Error::Unavailable(format!("a child for server {server} was lost: {error}; repeat"));
         socket.set_read_timeout(Some(limit)).and_then(|()| wire::send(&socket, role)).map_err(lost)?;
         let answer = Receiver::default().receive::<Result<Done, Failure>>(&socket);
         if matches!(answer, Ok(Received::Nothing)) {

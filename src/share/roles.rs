@@ -71,7 +71,8 @@ fn mount_on_host(
     let doing = || format!("mounting on {}", target.display());
     let host = Namespace::current().doing(doing)?;
     namespace::isolate().doing(doing)?;
-    let version = mount(what, place, attributes)?;
+    // Restrictions belong to the mount that is handed over: its superblock may be another volume's, too.
+    let version = mount(what, place, Attributes::default())?;
     let tree = namespace::subtree(below, attributes).doing(doing)?;
     let found = tree.fileid().doing(doing)?;
     if let Some(expected) = fileid.filter(|expected| *expected != found) {
@@ -103,12 +104,13 @@ fn force(process: i32, socket: &UnixStream) -> Result<()> {
     socket.set_read_timeout(Some(PAUSE)).map_err(lost)?;
     let (mut receiver, deadline) = (Receiver::default(), Instant::now() + FORCING);
     while entered && Instant::now() < deadline {
-        if namespace::force().doing(|| "forcing a share".into())? == Forced::Unmounted {
-            return Ok(());
-        }
+        // The pause comes first: killed by then, no thread of the helper acts on the error that it gets.
         match receiver.receive::<()>(socket) {
             Ok(Received::Nothing) => {}
             _ => return Ok(()),
+        }
+        if namespace::force().doing(|| "forcing a share".into())? == Forced::Unmounted {
+            return Ok(());
         }
     }
     Ok(())

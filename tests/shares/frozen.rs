@@ -28,9 +28,9 @@ fn exists(process: u32) -> bool {
 /// Whether a process has a thread that hangs in the kernel.
 fn hangs(process: u32) -> bool {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
-    tasks.flatten().any(|task| {
-        std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") D "))
-    })
+    tasks
+        .flatten()
+        .any(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") D ")))
 }
 
 #[test]
@@ -93,7 +93,9 @@ fn what_hangs_is_forced_off_and_killed_while_the_server_is_silent() {
         let limits = Limits { looking: Duration::from_secs(1), pace, ..Limits::default() };
         let shares: TestShares = Shares::new(server.launcher(), limits);
         let share = server.share("silent");
-        let Answer::Inside { process, .. } = call(&shares, &share, Operation::Inspect).unwrap() else { panic!() };
+        let Answer::Inside { process, .. } = call(&shares, &share, Operation::Inspect).unwrap() else {
+            panic!()
+        };
         assert_eq!(namespaces_with(server.source()), 1);
         server.set(mood);
         let begin = Instant::now();
@@ -103,7 +105,10 @@ fn what_hangs_is_forced_off_and_killed_while_the_server_is_silent() {
                 let write = Operation::Write(number.to_string(), String::new());
                 scope.spawn(move || {
                     let error = shares.call(share, write, Call::within(LIMIT)).unwrap_err();
-                    assert!(matches!(&error, Error::Unavailable(text) if text.contains("unknown")), "{error:?}");
+                    assert!(
+                        matches!(&error, Error::Unavailable(text) if text.contains("unknown")),
+                        "{error:?}"
+                    );
                 });
             }
         });

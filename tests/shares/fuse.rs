@@ -119,7 +119,9 @@ fn serve(mut device: File, control: &Path) {
         match device.read(&mut buffer) {
             Ok(length) => held.push_back(buffer[..length].to_vec()),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR | libc::ENOENT) => std::thread::sleep(Duration::from_millis(2)),
+                Some(libc::EAGAIN | libc::EINTR | libc::ENOENT) => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
                 // Not mounted yet; a child that never mounts is given up.
                 Some(libc::EPERM) if unmounted < 2000 => {
                     unmounted += 1;

@@ -30,6 +30,8 @@ fn a_helper_is_alone_with_its_share() {
     let inheritable = fs::File::open("/proc/self/status").unwrap();
     rustix::io::fcntl_setfd(&inheritable, rustix::io::FdFlags::empty()).unwrap();
     let (process, mounts, descriptors, parent_dies) = inside(&shares, &share);
+    let mut mounts = mounts;
+    mounts.sort();
     assert_eq!(mounts, ["/", "/proc", "/share"]);
     assert!(descriptors.iter().all(|target| !target.contains("status")), "{descriptors:?}");
     let sockets = descriptors.iter().filter(|target| target.starts_with("socket:")).count();
@@ -57,9 +59,15 @@ fn errors_keep_their_meaning_and_a_panic_ends_one_operation() {
     let shares = shares(Limits::default());
     let share = memory("errors", "one");
     let error = call(&shares, &share, Operation::Fail).unwrap_err();
-    assert!(matches!(&error, Error::Incompatible(text) if text == "volume x exists, but differs"), "{error:?}");
+    assert!(
+        matches!(&error, Error::Incompatible(text) if text == "volume x exists, but differs"),
+        "{error:?}"
+    );
     let error = call(&shares, &share, Operation::Read("missing".into())).unwrap_err();
-    assert!(error.chain().contains("trying to open: cannot open \"/share/missing\": No such file"), "{error:?}");
+    assert!(
+        error.chain().contains("trying to open: cannot open \"/share/missing\": No such file"),
+        "{error:?}"
+    );
     let error = call(&shares, &share, Operation::Write("full".into(), "x".repeat(2 << 20))).unwrap_err();
     assert!(error.is_no_space(), "{error:?}");
     assert!(matches!(call(&shares, &share, Operation::Panic), Err(Error::Internal(_))));
@@ -141,7 +149,8 @@ fn a_helper_that_dies_is_replaced_and_its_operations_are_unknown() {
     let (first, ..) = inside(&shares, &share);
     let error = thread::scope(|scope| {
         let running = scope.spawn(|| call(&shares, &share, Operation::Sleep(LONG)));
-        eventually("it runs", || shares.servers()[0].operations == 1);
+        eventually("it is called", || shares.servers()[0].operations == 1);
+        thread::sleep(Duration::from_millis(500));
         run("kill", ["-9", &first.to_string()]);
         running.join().unwrap().unwrap_err()
     });
@@ -202,7 +211,10 @@ fn a_server_that_is_not_there_is_found_out_in_time_and_then_refused_at_once() {
     assert!(server().open);
     let begin = Instant::now();
     let error = shares.call(&share, Operation::Inspect, Call::within(Duration::ZERO)).unwrap_err();
-    assert!(matches!(&error, Error::Unavailable(text) if text.contains("has not answered lately")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Unavailable(text) if text.contains("has not answered lately")),
+        "{error:?}"
+    );
     assert!(begin.elapsed() < Duration::from_millis(500));
     // Whoever insists is told by the server.
     let error = shares.call(&share, Operation::Inspect, Call { limit: LONG, insist: true }).unwrap_err();

@@ -58,8 +58,13 @@ impl Disk {
         disk
     }
 
+    /// The device as a helper can name it, whose own namespace has no /dev.
+    pub fn source(&self) -> PathBuf {
+        format!("/proc/{}/root{}", std::process::id(), self.device).into()
+    }
+
     pub fn share(&self, server: &str) -> Share {
-        let source = PathBuf::from(&self.device);
+        let source = self.source();
         let mounted = Mounted::Local { source, fstype: "ext4".into(), data: String::new() };
         Share { server: server.into(), mounted }
     }
@@ -101,7 +106,7 @@ pub fn namespaces_with(device: &str) -> usize {
         let path = process.path();
         let Ok(mounts) = fs::read_to_string(path.join("mountinfo")) else { continue };
         let Ok(namespace) = fs::read_link(path.join("ns/mnt")) else { continue };
-        if mounts.lines().any(|line| line.contains(&format!(" {device} "))) {
+        if mounts.lines().any(|line| line.contains(&format!("{device} "))) {
             found.insert(namespace);
         }
     }

@@ -10,16 +10,13 @@ use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 use wharf::{
     error::Error,
     os::{mount::Attributes, mountinfo},
-    share::{
-        Children, Looked, Staging, Unmounted, Unmounting,
-        node::Patience,
-        wire::What,
-    },
+    share::{Children, Looked, Staging, Unmounted, Unmounting, node::Patience, wire::What},
 };
 
 const SHORT: Patience = Patience {
@@ -52,8 +49,7 @@ impl Drop for Point {
 }
 
 fn disk(disk: &Disk, below: &str, target: &Path) -> Staging {
-    let what =
-        What::Local { source: PathBuf::from(&disk.device), fstype: "ext4".into(), data: String::new() };
+    let what = What::Local { source: disk.source(), fstype: "ext4".into(), data: String::new() };
     Staging {
         what,
         below: below.into(),
@@ -91,7 +87,10 @@ fn a_directory_of_a_share_is_mounted_in_one_step() {
     let staged = children.mount("paths", wanted).unwrap();
     assert_eq!(staged.fileid, inode);
     let mount = mountinfo::at(&point.path).unwrap().unwrap();
-    assert_eq!((mount.source.as_str(), mount.root.as_path()), (share.device.as_str(), Path::new("/a/b")));
+    assert_eq!(
+        (mount.source.as_str(), mount.root.as_path()),
+        (share.source().to_str().unwrap(), Path::new("/a/b"))
+    );
     assert!(mount.has("ro") && mount.has("nosuid") && mount.has("nodev"), "{mount:?}");
     assert!(fs::write(point.path.join("new"), "").is_err());
     assert_eq!(fs::read(point.path.join("file")).unwrap(), b"x");
@@ -136,7 +135,10 @@ fn a_mount_that_comes_late_appears_nowhere() {
     server.set(Mood::Silent);
     let begin = Instant::now();
     let error = children.mount("late", remote(&server, &point.path)).unwrap_err();
-    assert!(matches!(&error, Error::Unavailable(text) if text.contains("did not end within 1s")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Unavailable(text) if text.contains("did not end within 1s")),
+        "{error:?}"
+    );
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_eq!(children.lost("late"), 1, "it waits for an answer that only the server can give");
     server.set(Mood::Answers);
@@ -176,11 +178,14 @@ fn a_stuck_mount_is_told_and_can_still_be_taken_away() {
 #[test]
 fn children_of_one_server_are_few() {
     let (server, point) = (Server::new(), Point::new());
-    let patience = Patience { asking: Duration::from_millis(100), ..SHORT };
+    let patience = Patience { asking: Duration::from_secs(3), ..SHORT };
     let children = Children::new(server.launcher(), patience);
     children.mount("few", remote(&server, &point.path)).unwrap();
     server.set(Mood::Silent);
-    let outcomes: Vec<_> = (0..20).map(|_| children.figures("few", &point.path)).collect();
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = (0..20).map(|_| scope.spawn(|| children.figures("few", &point.path))).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
     let stuck = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Looked::Stuck))).count();
     let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::Unavailable(_)))).count();
     assert_eq!((stuck, refused, children.lost("few")), (16, 4, 16));

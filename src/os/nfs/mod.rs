@@ -11,4 +11,4 @@ mod rpc;
 pub use mount::{Attempt, FILESYSTEMS, Source, Version, ask, mount, try_next_version};
 pub use probe::{Dialect, Ports, answering};
 pub use resolve::resolve;
-pub use rpc::{MOUNTD, NFS, PORTMAP_PORT, Program, port_of, ping};
+pub use rpc::{MOUNTD, NFS, PORTMAP_PORT, Program, ping, port_of};

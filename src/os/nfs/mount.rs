@@ -85,7 +85,8 @@ pub fn mount(
 /// The inode number of a directory, asked of the server and not of a cache: it answers if the server does.
 pub fn ask(directory: &Path) -> Result<u64> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
-    let stat = statx(CWD, directory, flags, StatxFlags::BASIC_STATS).at("ask for the attributes of", directory)?;
+    let stat =
+        statx(CWD, directory, flags, StatxFlags::BASIC_STATS).at("ask for the attributes of", directory)?;
     Ok(stat.stx_ino)
 }
 
@@ -135,7 +136,9 @@ mod tests {
     #[test]
     fn only_a_missing_version_is_a_reason_to_try_another() {
         assert!(try_next_version(libc::EPROTONOSUPPORT) && try_next_version(libc::EINVAL));
-        for errno in [libc::ETIMEDOUT, libc::EACCES, libc::ENOENT, libc::ECONNREFUSED, libc::ENODEV, libc::EPERM] {
+        for errno in
+            [libc::ETIMEDOUT, libc::EACCES, libc::ENOENT, libc::ECONNREFUSED, libc::ENODEV, libc::EPERM]
+        {
             assert!(!try_next_version(errno), "{errno}");
         }
     }

@@ -63,7 +63,11 @@ fn answers(address: SocketAddr, dialect: Dialect, ports: Ports, deadline: Instan
     };
     let given = |port: Option<u16>| port.filter(|port| *port != 0);
     if dialect == Dialect::V4 {
-        return rpc::ping(at(given(ports.nfs).unwrap_or(NFS_PORT)), Program { number: NFS, version: 4 }, left());
+        return rpc::ping(
+            at(given(ports.nfs).unwrap_or(NFS_PORT)),
+            Program { number: NFS, version: 4 },
+            left(),
+        );
     }
     for (program, port) in [(NFS, ports.nfs), (MOUNTD, ports.mountd)] {
         let program = Program { number: program, version: 3 };

@@ -86,7 +86,11 @@ fn search(host: &str) -> Result<Arc<Search>> {
         *theirs.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         theirs.ended.notify_all();
     };
-    thread::Builder::new().name("resolve".into()).stack_size(STACK).spawn(work).at("resolve the name", host)?;
+    thread::Builder::new()
+        .name("resolve".into())
+        .stack_size(STACK)
+        .spawn(work)
+        .at("resolve the name", host)?;
     running.insert(host.to_owned(), Arc::clone(&search));
     Ok(search)
 }
@@ -113,7 +117,10 @@ mod tests {
     #[test]
     fn names_have_addresses_or_a_reason() {
         let found = resolve("localhost", 7, LIMIT).unwrap();
-        assert!(!found.is_empty() && found.iter().all(|a| a.ip().is_loopback() && a.port() == 7), "{found:?}");
+        assert!(
+            !found.is_empty() && found.iter().all(|a| a.ip().is_loopback() && a.port() == 7),
+            "{found:?}"
+        );
         let begin = Instant::now();
         let error = resolve("no-such-host.invalid", 7, LIMIT).unwrap_err();
         let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
