@@ -333,13 +333,7 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
                 let helper = Arc::new(Helper::new(share.clone(), Arc::clone(server)));
                 registry.helpers.insert(share.clone(), Arc::clone(&helper));
                 drop(registry);
-                keep(
-                    Arc::clone(&helper),
-                    held,
-                    self.launcher.clone(),
-                    self.limits,
-                    Arc::downgrade(&self.registry),
-                );
+                keep(&helper, held, self.launcher.clone(), self.limits, Arc::downgrade(&self.registry));
                 return Ok(helper);
             }
             // Another share's helper makes room if it has nothing to do.

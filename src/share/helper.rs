@@ -90,18 +90,19 @@ where
     let socket = child::parent().doing(|| "looking for the driver".into())?;
     let mut receiver = Receiver::default();
     match receiver.receive(&socket).map_err(lost)? {
-        Received::Message(Role::Serve { what }) => serve(&socket, receiver, &what, Arc::new(handler)),
+        Received::Message(Role::Serve { what }) => serve(&socket, receiver, &what, &Arc::new(handler)),
         Received::Message(role) => roles::play(role, &socket),
         Received::Nothing | Received::End => Ok(()),
     }
 }
 
 /// The driver is gone or talks nonsense.
+#[expect(clippy::needless_pass_by_value, reason = "map_err gives it away")]
 pub(super) fn lost(error: std::io::Error) -> Error {
     Error::Unavailable(format!("the driver's socket failed: {error}"))
 }
 
-fn serve<O, A, H>(socket: &UnixStream, mut receiver: Receiver, what: &What, handler: Arc<H>) -> Result<()>
+fn serve<O, A, H>(socket: &UnixStream, mut receiver: Receiver, what: &What, handler: &Arc<H>) -> Result<()>
 where
     O: DeserializeOwned + Send + 'static,
     A: Serialize + 'static,
@@ -124,7 +125,7 @@ where
     loop {
         match receiver.receive::<Request<O>>(socket) {
             Ok(Received::Message(Request::Call { id, operation })) => {
-                let handler = Arc::clone(&handler);
+                let handler = Arc::clone(handler);
                 start(&output, id, move |context| {
                     let result = handler(Path::new(namespace::PLACE), operation, context);
                     Reply::Ended { id, result: result.map_err(|error| Failure::from(&error)) }

@@ -192,11 +192,8 @@ impl<A> Helper<A> {
     /// Waits for an answer; at the deadline the helper is given up with all that it does.
     pub(super) fn wait_any(&self, id: u64, limit: Duration) -> Result<Option<A>, Trouble> {
         let mut state = self.state();
-        loop {
-            let begun = match state.calls.get(&id) {
-                Some(Pending::Waiting(since)) => *since,
-                _ => break,
-            };
+        while let Some(Pending::Waiting(since)) = state.calls.get(&id) {
+            let begun = *since;
             let left = (begun + limit).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let failure = unknown(&self.share, limit);
@@ -304,13 +301,13 @@ fn unknown(share: &Share, limit: Duration) -> Failure {
 
 /// Starts the thread that starts the helper.
 pub(super) fn keep<A: DeserializeOwned + Send + 'static>(
-    helper: Arc<Helper<A>>,
+    helper: &Arc<Helper<A>>,
     held: Held,
     launcher: Launcher,
     limits: Limits,
     registry: Weak<Mutex<Registry<A>>>,
 ) {
-    let kept = Arc::clone(&helper);
+    let kept = Arc::clone(helper);
     let work = move || {
         let keeper = Keeper { helper: &kept, launcher: &launcher, limits: &limits };
         let failure = keeper.run(&registry);
