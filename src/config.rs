@@ -54,6 +54,9 @@ pub enum Command {
     /// Creates, stages, publishes, writes, snapshots, restores, grows and deletes a volume through gRPC as
     /// an orchestrator would, printing each step and its time. Needs root, loop devices and ext4.
     Demo(DemoArgs),
+    /// Serves one share to the driver that starts it.
+    #[command(hide = true)]
+    ShareHelper,
 }
 
 /// Of `wharf standalone`.

@@ -1,6 +1,6 @@
 //! wharf: a CSI driver for local volumes.
 //!
-//! Layers, each knowing only those to its right: `rpc → service → {volume, store, backend} → os`.
+//! Layers, each knowing only those to its right: `rpc → service → {volume, store, backend, share} → os`.
 //! ARCHITECTURE.md is the map.
 
 pub mod backend;

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod gc;
 mod print;
 pub mod probe;
+pub mod share_helper;
 pub mod standalone;
 pub mod volumes;
 

@@ -167,10 +167,31 @@ impl Error {
         matches!(self.errno(), Some(libc::EBADMSG | libc::EUCLEAN))
     }
 
+    /// A server that answers, but has not the program or the version that it was asked for.
+    pub fn is_not_offered(&self) -> bool {
+        matches!(self, Self::Path { source, .. }
+            if source.kind() == io::ErrorKind::Unsupported && source.raw_os_error().is_none())
+    }
+
     /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
     pub fn is_in_the_way(&self) -> bool {
         self.errno() == Some(libc::EAGAIN)
     }
+}
+
+/// Whether a kernel's number says that a server cannot be reached or has not answered in time.
+pub fn is_unreachable(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ETIMEDOUT
+            | libc::EIO
+            | libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::ENOTCONN
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETUNREACH
+    )
 }
 
 /// Gives an [`io::Error`] (or a [`rustix`], [`nix`] one) its operation and path.

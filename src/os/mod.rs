@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod btrfs;
+pub mod child;
 pub mod command;
 pub mod directory;
 pub mod error;
@@ -18,6 +19,8 @@ pub mod lock;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod namespace;
+pub mod nfs;
 pub mod reflink;
 pub mod socket;
 pub mod space;

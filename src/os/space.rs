@@ -2,10 +2,11 @@
 
 use super::{At as _, Result};
 use rustix::fs::{StatVfsMountFlags, statvfs};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// statfs(2), in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// All.
     pub total: u64,

@@ -1,4 +1,23 @@
-//! Volumes on NFS shares: what stands there, and how trees are copied.
+//! Shares: what happens on somebody else's server, kept away from everything else.
+//!
+//! The driver's own process never touches a share. A helper process for each share and its options mounts it in
+//! a mount namespace of its own and carries operations out; what hangs is forced off and killed at its
+//! deadline, and counts against that server alone.
 
+pub mod breaker;
+pub mod client;
 pub mod copy;
+mod failure;
+pub mod helper;
+mod keeper;
+pub mod node;
+mod roles;
+mod server;
 pub mod store;
+pub mod wire;
+
+pub use client::{Call, Limits, Share, Shares};
+pub use failure::Failure;
+pub use helper::{Context, run};
+pub use node::{Children, Looked, Staging, Unmounted, Unmounting};
+pub use server::ServerStatus;

@@ -1,0 +1,161 @@
+//! mount(2) of a share, one version after the other.
+
+use crate::os::{
+    At as _, Error, Result,
+    mount::{self, Attributes},
+};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::SocketAddr, path::Path};
+
+/// What a mounted share is called in mountinfo; only these are ever unmounted lazily or by force.
+pub const FILESYSTEMS: [&str; 2] = ["nfs", "nfs4"];
+
+/// What mount(2) is told; the version is part of the options.
+const TYPE: &str = "nfs";
+
+/// A version of the protocol that can be mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Version {
+    /// 4.2
+    V4_2,
+    /// 4.1
+    V4_1,
+    /// 4.0
+    V4_0,
+    /// 3
+    V3,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4_2 => "4.2",
+            Self::V4_1 => "4.1",
+            Self::V4_0 => "4.0",
+            Self::V3 => "3",
+        })
+    }
+}
+
+/// One try: a version and the options that ask for it, without the server's address. Options may hold what
+/// nobody shall read in a log, so they are not printed.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The version that the options ask for.
+    pub version: Version,
+    /// As mount(2) takes them: `vers=4.2,proto=tcp,…`.
+    pub data: String,
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attempt {{ version: {}, .. }}", self.version)
+    }
+}
+
+/// What is mounted: `server:/path`, as mountinfo will show it, and where that server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `server:/path`, a literal IPv6 address in brackets.
+    pub name: String,
+    /// The address that `nfs::answering` found; the kernel resolves no names.
+    pub address: SocketAddr,
+}
+
+/// Mounts with the first version that both sides have. A failure that another version would share ends it.
+pub fn mount(
+    source: &Source,
+    target: &Path,
+    attributes: Attributes,
+    attempts: &[Attempt],
+) -> Result<Version> {
+    let mut failure = None;
+    for Attempt { version, data } in attempts {
+        let data = with_address(data, source.address);
+        match mount::mount(Path::new(&source.name), target, TYPE, attributes, &data) {
+            Ok(()) => return Ok(*version),
+            Err(error) if error.errno().is_some_and(try_next_version) => failure = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::Unexpected(format!("no version to mount {} with", source.name))))
+}
+
+/// The inode number of a directory, asked of the server and not of a cache: it answers if the server does.
+pub fn ask(directory: &Path) -> Result<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    let stat =
+        statx(CWD, directory, flags, StatxFlags::BASIC_STATS).at("ask for the attributes of", directory)?;
+    Ok(stat.stx_ino)
+}
+
+/// Whether another version may succeed where one failed with this. EPROTONOSUPPORT: the server, or the kernel,
+/// does not have it. EINVAL: an older kernel does not know the minor version; a wrong option gives it every time.
+pub fn try_next_version(errno: i32) -> bool {
+    matches!(errno, libc::EPROTONOSUPPORT | libc::EINVAL)
+}
+
+fn with_address(data: &str, address: SocketAddr) -> String {
+    let text = match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        // A link-local address means nothing without its interface, which the kernel takes as a number, too.
+        SocketAddr::V6(address) if address.scope_id() != 0 => {
+            format!("{}%{}", address.ip(), address.scope_id())
+        }
+        SocketAddr::V6(address) => address.ip().to_string(),
+    };
+    let separator = if data.is_empty() { "" } else { "," };
+    format!("{data}{separator}addr={text}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn the_address_joins_the_options() {
+        for (data, address, whole) in [
+            ("", "192.0.2.1:2049", "addr=192.0.2.1"),
+            ("vers=4.2", "192.0.2.1:1", "vers=4.2,addr=192.0.2.1"),
+            ("vers=3", "[2001:db8::7]:0", "vers=3,addr=2001:db8::7"),
+            ("vers=3", "[fe80::1%3]:0", "vers=3,addr=fe80::1%3"),
+        ] {
+            assert_eq!(with_address(data, address.parse().unwrap()), whole);
+        }
+    }
+
+    #[test]
+    fn options_are_not_printed() {
+        let attempt = Attempt { version: Version::V4_1, data: "sec=krb5".into() };
+        assert_eq!(format!("{attempt:?}"), "Attempt { version: 4.1, .. }");
+    }
+
+    #[test]
+    fn only_a_missing_version_is_a_reason_to_try_another() {
+        assert!(try_next_version(libc::EPROTONOSUPPORT) && try_next_version(libc::EINVAL));
+        for errno in
+            [libc::ETIMEDOUT, libc::EACCES, libc::ENOENT, libc::ECONNREFUSED, libc::ENODEV, libc::EPERM]
+        {
+            assert!(!try_next_version(errno), "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_share_that_cannot_be_mounted_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = Source { name: "127.0.0.1:/none".into(), address: "127.0.0.1:9".parse().unwrap() };
+        let attempts = [
+            Attempt { version: Version::V4_2, data: "vers=4.2,port=9,soft,timeo=1,retrans=0".into() },
+            Attempt { version: Version::V4_1, data: "vers=4.1,port=9,soft,timeo=1,retrans=0".into() },
+        ];
+        // Without an NFS client in the kernel: ENODEV; with one: nobody listens.
+        let error = mount(&source, directory.path(), Attributes::default(), &attempts).unwrap_err();
+        assert!(error.to_string().contains("127.0.0.1:/none"), "{error}");
+        assert!(!error.to_string().contains("timeo"), "{error}");
+        assert_eq!(crate::os::mountinfo::at(directory.path()).unwrap(), None);
+        assert!(mount(&source, directory.path(), Attributes::default(), &[]).is_err());
+    }
+}

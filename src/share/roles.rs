@@ -1,0 +1,117 @@
+//! What a child of a single task does: it may hang, and is then killed by whoever waits for it.
+
+use super::{
+    failure::Failure,
+    helper::lost,
+    wire::{self, Done, Received, Receiver, Role, Way, What},
+};
+use crate::{
+    error::{Doing as _, Error, Result},
+    os::{
+        mount::{self, Attributes},
+        namespace::{self, Forced, Namespace},
+        nfs::{self, Version},
+        space,
+    },
+};
+use std::{
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// How long between two attempts to release what hangs.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a mount is forced in one go.
+const FORCING: Duration = Duration::from_secs(10);
+
+/// Does the one task and answers.
+pub(super) fn play(role: Role, socket: &UnixStream) -> Result<()> {
+    let outcome = match role {
+        Role::Force { process } => return force(process, socket),
+        Role::Mount { what, below, target, attributes, fileid } => {
+            mount_on_host(&what, &below, &target, attributes, fileid)
+        }
+        Role::Figures { path } => space::of(&path)
+            .map(Done::Figures)
+            .doing(|| format!("asking for the figures of {}", path.display())),
+        Role::Unmount { target, way, filesystems } => unmount(&target, way, &filesystems),
+        Role::Serve { .. } => Err(Error::Internal("a helper's role was given to another child".into())),
+    };
+    answer(socket, outcome)
+}
+
+fn answer(socket: &UnixStream, outcome: Result<Done>) -> Result<()> {
+    wire::send(socket, &outcome.map_err(|error| Failure::from(&error))).map_err(lost)
+}
+
+/// Mounts with mount(2).
+pub(super) fn mount(what: &What, target: &Path, attributes: Attributes) -> Result<Option<Version>> {
+    match what {
+        What::Nfs { source, attempts } => nfs::mount(source, target, attributes, attempts)
+            .map(Some)
+            .doing(|| format!("mounting {}", source.name)),
+        What::Local { source, fstype, data } => mount::mount(source, target, fstype, attributes, data)
+            .map(|()| None)
+            .doing(|| format!("mounting {}", source.display())),
+    }
+}
+
+/// First where nobody sees it, then in one step on its place: a mount that comes after this child was given up
+/// appears nowhere.
+fn mount_on_host(
+    what: &What,
+    below: &Path,
+    target: &Path,
+    attributes: Attributes,
+    fileid: Option<u64>,
+) -> Result<Done> {
+    let place = Path::new(namespace::PLACE);
+    let doing = || format!("mounting on {}", target.display());
+    let host = Namespace::current().doing(doing)?;
+    namespace::isolate().doing(doing)?;
+    // Restrictions belong to the mount that is handed over: its superblock may be another volume's, too.
+    let version = mount(what, place, Attributes::default())?;
+    let tree = namespace::subtree(below, attributes).doing(doing)?;
+    let found = tree.fileid().doing(doing)?;
+    if let Some(expected) = fileid.filter(|expected| *expected != found) {
+        return Err(Error::Refused(format!(
+            "what the server has there now is not the volume (its root is inode {found}, not {expected}); \
+             nothing was mounted on {}",
+            target.display()
+        )));
+    }
+    tree.hand_over(&host, target).doing(doing)?;
+    Ok(Done::Mounted { version, fileid: found })
+}
+
+fn unmount(target: &Path, way: Way, filesystems: &[String]) -> Result<Done> {
+    let outcome = match way {
+        Way::Plain => mount::unmount(target),
+        Way::Force => namespace::unmount_by_force(target, filesystems),
+        Way::Lazy => namespace::unmount_lazily(target, filesystems),
+    };
+    outcome.map(|()| Done::Nothing).doing(|| format!("taking the mount on {} away", target.display()))
+}
+
+/// Releases whatever hangs in a helper's mount, again and again: a process that is being killed may wait for the
+/// server anew with each file that it closes. Ends when nothing is mounted there, or when told.
+fn force(process: i32, socket: &UnixStream) -> Result<()> {
+    let inside = namespace::enter_that_of(process).doing(|| format!("entering the namespace of {process}"));
+    let entered = matches!(inside, Ok(true));
+    answer(socket, inside.map(Done::Inside))?;
+    socket.set_read_timeout(Some(PAUSE)).map_err(lost)?;
+    let (mut receiver, deadline) = (Receiver::default(), Instant::now() + FORCING);
+    while entered && Instant::now() < deadline {
+        // The pause comes first: killed by then, no thread of the helper acts on the error that it gets.
+        match receiver.receive::<()>(socket) {
+            Ok(Received::Nothing) => {}
+            _ => return Ok(()),
+        }
+        if namespace::force().doing(|| "forcing a share".into())? == Forced::Unmounted {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
