@@ -9,6 +9,8 @@ mod growth;
 mod guest;
 #[path = "vm/nfs.rs"]
 mod nfs;
+#[path = "vm/quota.rs"]
+mod quota;
 #[path = "traps/scene.rs"]
 #[allow(dead_code, clippy::result_large_err, reason = "shared with tests/traps.rs, which uses all of it")]
 mod scene;

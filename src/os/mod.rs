@@ -17,6 +17,7 @@ pub mod lock;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod quota;
 pub mod reflink;
 pub mod socket;
 pub mod space;
