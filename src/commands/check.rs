@@ -366,8 +366,9 @@ fn limits(survey: &Survey) -> Result<String, String> {
              always limited",
             survey.home.display()
         )),
-        None => Err("`layout: directory` needs `limit: advisory` here (btrfs with qgroups could enforce one); images \
-                     are always limited"
+        None if survey.project_quota => Ok("enforced by project quota".into()),
+        None => Err("`layout: directory` needs `limit: advisory` here (XFS or ext4 mounted with `prjquota`, or btrfs \
+                     with qgroups, could enforce one); images are always limited"
             .into()),
     }
 }

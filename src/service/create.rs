@@ -79,15 +79,21 @@ impl Service {
         }
         let source = request.source.as_ref().map(|source| self.find_source(source)).transpose()?;
         let record = wish.record(request, key, self, source.as_ref())?;
-        self.make(&pool, &record, source.as_ref())?;
-        Ok(record)
+        self.make(&pool, record, source.as_ref())
     }
 
-    fn make(&self, pool: &Arc<Pool>, record: &VolumeRecord, source: Option<&FoundSource>) -> Result<()> {
+    /// Returns the record as it was written down.
+    fn make(
+        &self,
+        pool: &Arc<Pool>,
+        record: VolumeRecord,
+        source: Option<&FoundSource>,
+    ) -> Result<VolumeRecord> {
         let way = source.map(|source| Way::of(&source.origin, pool, record.provisioning));
         let purpose = format!("volume {}", record.key);
         let _room = reserve(pool, record.size_bytes, source.map(|s| &s.origin).zip(way), &purpose)?;
         let draft = pool.draft(Kind::Volume, record.key)?;
+        let record = &VolumeRecord { project_id: limits::claim(pool, &draft, &record)?, ..record };
         match source.zip(way) {
             None => fill_fresh(pool, &draft, record),
             Some((source, way)) => {
@@ -115,7 +121,7 @@ impl Service {
                 tracing::warn!(volume = %record.key, error = error.chain(), "cannot tell what it owns")
             }
         }
-        Ok(())
+        Ok(record.clone())
     }
 
     fn find_source(&self, source: &SourceRequest) -> Result<FoundSource> {

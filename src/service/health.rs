@@ -8,7 +8,7 @@ use super::{
 use crate::{
     backend::{
         attachment::{self, Found, Located},
-        image,
+        image, limits,
     },
     error::{Doing, Error, Result},
     os::{btrfs, file, loopdev, mountinfo},
@@ -308,10 +308,32 @@ fn directory_at_rest(
         });
         return Ok(());
     }
-    if !pool.abilities().btrfs || look == Look::Glance {
+    if look == Look::Glance {
         return Ok(());
     }
-    let nested = btrfs::nested_subvolumes(&data).doing(doing)?;
+    if pool.abilities().btrfs {
+        counted_by_btrfs(pool, record, &data, ailments)?;
+    }
+    if record.limit == Some(LimitMode::Enforced) && limits::now(record, &data)? != Some(record.size_bytes) {
+        ailments.push(Ailment {
+            severity: Severity::Degraded,
+            reason: "LimitMissing",
+            message: "the volume's limit is not set: switch qgroups or project quota on, then stage the volume again"
+                .into(),
+        });
+    }
+    Ok(())
+}
+
+/// What makes the count of a qgroup say less than is there.
+fn counted_by_btrfs(
+    pool: &Pool,
+    record: &VolumeRecord,
+    data: &Path,
+    ailments: &mut Vec<Ailment>,
+) -> Result<()> {
+    let doing = || format!("looking at {}", data.display());
+    let nested = btrfs::nested_subvolumes(data).doing(doing)?;
     if let Some(first) = nested.first() {
         ailments.push(Ailment {
             severity: Severity::Degraded,
@@ -323,7 +345,7 @@ fn directory_at_rest(
             ),
         });
     }
-    if record.limit == Some(LimitMode::Enforced) && !btrfs::quota_consistent(&data).doing(doing)? {
+    if record.limit == Some(LimitMode::Enforced) && !btrfs::quota_consistent(data).doing(doing)? {
         ailments.push(Ailment {
             severity: Severity::Degraded,
             reason: "LimitInconsistent",
@@ -331,18 +353,6 @@ fn directory_at_rest(
                 "the kernel has lost count of qgroups: run `btrfs quota rescan {}`",
                 pool.home().display()
             ),
-        });
-    }
-    if record.limit == Some(LimitMode::Enforced)
-        && btrfs::qgroup(&data)
-            .doing(doing)?
-            .and_then(|qgroup| qgroup.limit)
-            .is_none_or(|at| at != record.size_bytes)
-    {
-        ailments.push(Ailment {
-            severity: Severity::Degraded,
-            reason: "LimitMissing",
-            message: "the volume's limit is not set: switch qgroups on, then stage the volume again".into(),
         });
     }
     Ok(())

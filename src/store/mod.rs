@@ -83,6 +83,9 @@ impl Kind {
         }
     }
 
+    /// The byte of the lock file for the pool's project ids: of no kind.
+    const PROJECTS: u64 = 3;
+
     /// The byte of the lock file: a volume and a snapshot of the same name do not meet.
     fn offset(self, key: Key) -> u64 {
         let (high, _) = key.uuid().as_u64_pair();

@@ -1,0 +1,17 @@
+//! What the host's kernel may lack, in a guest with Debian's: NFS, project quota, growth of a mounted ext4.
+//! `scripts/test vm` runs it there; elsewhere each of its tests refuses.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+#[path = "vm/growth.rs"]
+mod growth;
+#[path = "vm/guest.rs"]
+mod guest;
+#[path = "vm/nfs.rs"]
+mod nfs;
+#[path = "vm/quota.rs"]
+mod quota;
+#[path = "traps/scene.rs"]
+#[allow(dead_code, clippy::result_large_err, reason = "shared with tests/traps.rs, which uses all of it")]
+mod scene;
+mod support;
