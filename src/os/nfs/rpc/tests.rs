@@ -70,7 +70,7 @@ pub(in crate::os::nfs) fn dropped_by() -> SocketAddr {
 
 fn record(words: &[u32]) -> Vec<u8> {
     let body: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-    [&(LAST | body.len() as u32).to_be_bytes()[..], &body].concat()
+    [&(LAST | u32::try_from(body.len()).unwrap()).to_be_bytes()[..], &body].concat()
 }
 
 /// A successful answer.
