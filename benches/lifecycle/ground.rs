@@ -50,7 +50,9 @@ impl Ground {
         let (program, options): (_, &[&str]) = match kind {
             Kind::Btrfs | Kind::BtrfsQuota => ("mkfs.btrfs", &["-q", "-m", "single"]),
             Kind::Xfs | Kind::XfsQuota => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
-            Kind::Ext4 | Kind::Ext4Quota => ("mkfs.ext4", &["-q", "-b", "4096", "-E", "nodiscard,assume_storage_prezeroed=1"]),
+            Kind::Ext4 | Kind::Ext4Quota => {
+                ("mkfs.ext4", &["-q", "-b", "4096", "-E", "nodiscard,assume_storage_prezeroed=1"])
+            }
         };
         run(program, options.iter().map(OsStr::new).chain([image.as_os_str()]));
         // mount(8) attaches with AUTOCLEAR: nothing stays behind when this process is killed.

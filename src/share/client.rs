@@ -11,13 +11,15 @@ use crate::{
     error::{Doing as _, Error, Result},
     os::{
         child::Launcher,
-        nfs::{self, Attempt, Dialect, Ports, Source},
+        nfs::{Attempt, Dialect, Ports, Version, answering, resolve},
     },
+    volume::nfs::{self, Connection, options::Family},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
     marker::PhantomData,
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -41,14 +43,12 @@ pub struct Share {
 pub enum Mounted {
     /// On a server.
     Nfs {
-        /// `server:/path`, a literal IPv6 address in brackets: for mount(2), mountinfo and messages.
-        name: String,
-        /// Who has to answer before anything is mounted.
-        dialect: Dialect,
-        /// The ports among the options.
-        ports: Ports,
-        /// The versions in their order, with all options but the address.
-        attempts: Vec<Attempt>,
+        /// Which.
+        share: nfs::Share,
+        /// How the server is reached.
+        connection: Connection,
+        /// For copies: a server that is busy with them may take its time.
+        bulk: bool,
     },
     /// A filesystem of this host, for tests where the kernel has no NFS.
     Local {
@@ -62,10 +62,16 @@ pub enum Mounted {
 }
 
 impl Share {
+    /// A share on a server.
+    pub fn nfs(share: &nfs::Share, connection: &Connection, bulk: bool) -> Self {
+        let mounted = Mounted::Nfs { share: share.clone(), connection: connection.clone(), bulk };
+        Self { server: share.server.to_string(), mounted }
+    }
+
     /// For messages.
     pub fn name(&self) -> String {
         match &self.mounted {
-            Mounted::Nfs { name, .. } => name.clone(),
+            Mounted::Nfs { share, .. } => share.to_string(),
             Mounted::Local { source, .. } => source.display().to_string(),
         }
     }
@@ -73,16 +79,52 @@ impl Share {
     /// What to mount, once the server is found and answers.
     pub fn locate(&self, limits: &Limits) -> Result<What> {
         match &self.mounted {
-            Mounted::Nfs { name, dialect, ports, attempts } => {
-                let doing = || format!("looking for the server of {name}");
-                let addresses = nfs::resolve(&self.server, 0, limits.resolving).doing(doing)?;
-                let address = nfs::answering(&addresses, *dialect, *ports, limits.answering).doing(doing)?;
-                Ok(What::Nfs { source: Source { name: name.clone(), address }, attempts: attempts.clone() })
+            Mounted::Nfs { share, connection, bulk } => {
+                find(share, connection, limits, |version, address| {
+                    let own = if *bulk { BULK } else { QUICK };
+                    Ok(format!("{},{own}", connection.data(version, address)?))
+                })
             }
             Mounted::Local { source, fstype, data } => {
                 Ok(What::Local { source: source.clone(), fstype: fstype.clone(), data: data.clone() })
             }
         }
+    }
+}
+
+/// The options of a helper's mount: errors instead of endless waiting, a superblock that can be forced, and nothing
+/// believed that another controller may have changed.
+const QUICK: &str = "softerr,timeo=20,retrans=1,nosharecache,lookupcache=none,actimeo=0";
+
+/// As [`QUICK`] for copies, where a minute without an answer says nothing.
+const BULK: &str = "softerr,timeo=600,retrans=1,nosharecache,lookupcache=none,actimeo=0";
+
+/// Finds an address at which a share's server answers, and how to mount the share from there. `data` gives the
+/// options for one version and that address.
+pub fn find(
+    share: &nfs::Share,
+    connection: &Connection,
+    limits: &Limits,
+    data: impl Fn(nfs::Version, IpAddr) -> Result<String>,
+) -> Result<What> {
+    let doing = || format!("looking for the server of {share}");
+    let mut addresses = resolve(&share.server.to_string(), 0, limits.resolving).doing(doing)?;
+    let family = connection.family();
+    addresses.retain(|address| family.is_none_or(|family| family == Family::of(address.ip())));
+    let dialect = if connection.version == Some(nfs::Version::V3) { Dialect::V3 } else { Dialect::V4 };
+    let ports = Ports { nfs: connection.port(), mountd: connection.mount_port };
+    let address = answering(&addresses, dialect, ports, limits.answering).doing(doing)?.ip();
+    let attempt = |version| Ok(Attempt { version: on_wire(version), data: data(version, address)? });
+    let attempts = connection.versions().into_iter().map(attempt).collect::<Result<_>>()?;
+    Ok(What::Nfs { source: share.to_string(), attempts })
+}
+
+fn on_wire(version: nfs::Version) -> Version {
+    match version {
+        nfs::Version::V42 => Version::V4_2,
+        nfs::Version::V41 => Version::V4_1,
+        nfs::Version::V40 => Version::V4_0,
+        nfs::Version::V3 => Version::V3,
     }
 }
 

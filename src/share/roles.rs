@@ -49,9 +49,9 @@ fn answer(socket: &UnixStream, outcome: Result<Done>) -> Result<()> {
 /// Mounts with mount(2).
 pub(super) fn mount(what: &What, target: &Path, attributes: Attributes) -> Result<Option<Version>> {
     match what {
-        What::Nfs { source, attempts } => nfs::mount(source, target, attributes, attempts)
-            .map(Some)
-            .doing(|| format!("mounting {}", source.name)),
+        What::Nfs { source, attempts } => {
+            nfs::mount(source, target, attributes, attempts).map(Some).doing(|| format!("mounting {source}"))
+        }
         What::Local { source, fstype, data } => mount::mount(source, target, fstype, attributes, data)
             .map(|()| None)
             .doing(|| format!("mounting {}", source.display())),

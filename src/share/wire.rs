@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use crate::os::{
     mount::Attributes,
-    nfs::{Attempt, Source, Version},
+    nfs::{Attempt, Version},
     space::Space,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -23,8 +23,8 @@ const PIECE: usize = 64 << 10;
 pub enum What {
     /// A share, with the first of several versions that both sides have.
     Nfs {
-        /// The share.
-        source: Source,
+        /// `server:/path`, a literal IPv6 address in brackets.
+        source: String,
         /// The versions in their order.
         attempts: Vec<Attempt>,
     },

@@ -190,17 +190,10 @@ fn what_cannot_be_mounted_says_so_and_leaves_nothing() {
 
 #[test]
 fn a_server_that_is_not_there_is_found_out_in_time_and_then_refused_at_once() {
-    use wharf::os::nfs::{Attempt, Dialect, Ports, Version};
+    use wharf::volume::nfs::{self, Connection};
     let shares = shares(Limits::default());
-    let share = Share {
-        server: "127.0.0.78".into(),
-        mounted: Mounted::Nfs {
-            name: "127.0.0.78:/none".into(),
-            dialect: Dialect::V4,
-            ports: Ports { nfs: Some(9), mountd: None },
-            attempts: vec![Attempt { version: Version::V4_2, data: "vers=4.2,port=9".into() }],
-        },
-    };
+    let connection = Connection::parse("port=9").unwrap();
+    let share = Share::nfs(&nfs::Share::parse("127.0.0.78:/none").unwrap(), &connection, false);
     for _ in 0..3 {
         let begin = Instant::now();
         let error = call(&shares, &share, Operation::Inspect).unwrap_err();

@@ -8,7 +8,7 @@ mod probe;
 mod resolve;
 mod rpc;
 
-pub use mount::{Attempt, FILESYSTEMS, Source, Version, ask, mount, try_next_version};
+pub use mount::{Attempt, FILESYSTEMS, Version, ask, mount, try_next_version};
 pub use probe::{Dialect, Ports, answering};
 pub use resolve::resolve;
 pub use rpc::{MOUNTD, NFS, PORTMAP_PORT, Program, ping, port_of};

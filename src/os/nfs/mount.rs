@@ -6,7 +6,7 @@ use crate::os::{
 };
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr, path::Path};
+use std::{fmt, path::Path};
 
 /// What a mounted share is called in mountinfo; only these are ever unmounted lazily or by force.
 pub const FILESYSTEMS: [&str; 2] = ["nfs", "nfs4"];
@@ -38,13 +38,14 @@ impl fmt::Display for Version {
     }
 }
 
-/// One try: a version and the options that ask for it, without the server's address. Options may hold what
-/// nobody shall read in a log, so they are not printed.
+/// One try: a version and the options that ask for it. Options may hold what nobody shall read in a log, so they
+/// are not printed.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attempt {
     /// The version that the options ask for.
     pub version: Version,
-    /// As mount(2) takes them: `vers=4.2,proto=tcp,…`.
+    /// As mount(2) takes them, the server's address included, since the kernel resolves no names:
+    /// `vers=4.2,proto=tcp,…,addr=192.0.2.1`.
     pub data: String,
 }
 
@@ -54,32 +55,18 @@ impl fmt::Debug for Attempt {
     }
 }
 
-/// What is mounted: `server:/path`, as mountinfo will show it, and where that server is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    /// `server:/path`, a literal IPv6 address in brackets.
-    pub name: String,
-    /// The address that `nfs::answering` found; the kernel resolves no names.
-    pub address: SocketAddr,
-}
-
-/// Mounts with the first version that both sides have. A failure that another version would share ends it.
-pub fn mount(
-    source: &Source,
-    target: &Path,
-    attributes: Attributes,
-    attempts: &[Attempt],
-) -> Result<Version> {
+/// Mounts `source`, which is `server:/path` with a literal IPv6 address in brackets and as which mountinfo will
+/// show it, with the first version that both sides have. A failure that another version would share ends it.
+pub fn mount(source: &str, target: &Path, attributes: Attributes, attempts: &[Attempt]) -> Result<Version> {
     let mut failure = None;
     for Attempt { version, data } in attempts {
-        let data = with_address(data, source.address);
-        match mount::mount(Path::new(&source.name), target, TYPE, attributes, &data) {
+        match mount::mount(Path::new(source), target, TYPE, attributes, data) {
             Ok(()) => return Ok(*version),
             Err(error) if error.errno().is_some_and(try_next_version) => failure = Some(error),
             Err(error) => return Err(error),
         }
     }
-    Err(failure.unwrap_or_else(|| Error::Unexpected(format!("no version to mount {} with", source.name))))
+    Err(failure.unwrap_or_else(|| Error::Unexpected(format!("no version to mount {source} with"))))
 }
 
 /// The inode number of a directory, asked of the server and not of a cache: it answers if the server does.
@@ -96,36 +83,11 @@ pub fn try_next_version(errno: i32) -> bool {
     matches!(errno, libc::EPROTONOSUPPORT | libc::EINVAL)
 }
 
-fn with_address(data: &str, address: SocketAddr) -> String {
-    let text = match address {
-        SocketAddr::V4(address) => address.ip().to_string(),
-        // A link-local address means nothing without its interface, which the kernel takes as a number, too.
-        SocketAddr::V6(address) if address.scope_id() != 0 => {
-            format!("{}%{}", address.ip(), address.scope_id())
-        }
-        SocketAddr::V6(address) => address.ip().to_string(),
-    };
-    let separator = if data.is_empty() { "" } else { "," };
-    format!("{data}{separator}addr={text}")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-
-    #[test]
-    fn the_address_joins_the_options() {
-        for (data, address, whole) in [
-            ("", "192.0.2.1:2049", "addr=192.0.2.1"),
-            ("vers=4.2", "192.0.2.1:1", "vers=4.2,addr=192.0.2.1"),
-            ("vers=3", "[2001:db8::7]:0", "vers=3,addr=2001:db8::7"),
-            ("vers=3", "[fe80::1%3]:0", "vers=3,addr=fe80::1%3"),
-        ] {
-            assert_eq!(with_address(data, address.parse().unwrap()), whole);
-        }
-    }
 
     #[test]
     fn options_are_not_printed() {
