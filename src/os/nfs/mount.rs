@@ -108,16 +108,22 @@ mod tests {
     #[test]
     fn a_share_that_cannot_be_mounted_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let source = Source { name: "127.0.0.1:/none".into(), address: "127.0.0.1:9".parse().unwrap() };
+        let source = "127.0.0.1:/none";
         let attempts = [
-            Attempt { version: Version::V4_2, data: "vers=4.2,port=9,soft,timeo=1,retrans=0".into() },
-            Attempt { version: Version::V4_1, data: "vers=4.1,port=9,soft,timeo=1,retrans=0".into() },
+            Attempt {
+                version: Version::V4_2,
+                data: "vers=4.2,port=9,soft,timeo=1,retrans=0,addr=127.0.0.1".into(),
+            },
+            Attempt {
+                version: Version::V4_1,
+                data: "vers=4.1,port=9,soft,timeo=1,retrans=0,addr=127.0.0.1".into(),
+            },
         ];
         // Without an NFS client in the kernel: ENODEV; with one: nobody listens.
-        let error = mount(&source, directory.path(), Attributes::default(), &attempts).unwrap_err();
+        let error = mount(source, directory.path(), Attributes::default(), &attempts).unwrap_err();
         assert!(error.to_string().contains("127.0.0.1:/none"), "{error}");
         assert!(!error.to_string().contains("timeo"), "{error}");
         assert_eq!(crate::os::mountinfo::at(directory.path()).unwrap(), None);
-        assert!(mount(&source, directory.path(), Attributes::default(), &[]).is_err());
+        assert!(mount(source, directory.path(), Attributes::default(), &[]).is_err());
     }
 }
