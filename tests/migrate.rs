@@ -212,7 +212,7 @@ fn the_plan_keeps_the_data_first() {
         "[ -z \"$users\" ] || die",
         "kubectl delete pvc",
         "create pvc",
-        "kubectl wait pvc",
+        "kubectl wait \"pvc/",
     ];
     assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{plan}");
     assert!(!plan.contains("delete pv "), "the old PVs stay");

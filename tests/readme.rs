@@ -31,10 +31,13 @@ enum How {
     Reload,
     /// The init system starts the unit.
     Start,
+    /// Needs a cluster, which is not here: this is done instead. What it would do is tested in tests/migrate.rs,
+    /// as far as that goes without one.
+    Cluster(&'static str),
 }
 
 /// Every command of the pages. One that is missing here fails the test, and so does one that no page has.
-const COMMANDS: [(&str, How); 17] = [
+const COMMANDS: [(&str, How); 20] = [
     (
         "make demo",
         How::Target(
@@ -58,10 +61,16 @@ const COMMANDS: [(&str, How); 17] = [
     ("wharf gc", How::Shell),
     ("wharf gc --apply", How::Shell),
     ("wharf volumes --output json", How::Shell),
+    (
+        "kubectl get pv,pvc --all-namespaces --output json >/var/tmp/volumes.json",
+        How::Cluster("mkdir -p /var/tmp/ && cp tests/migrate/volumes.json /var/tmp/volumes.json"),
+    ),
+    ("scripts/migrate-pv --file /var/tmp/volumes.json --output /var/tmp/moving", How::Shell),
+    ("bash /var/tmp/moving/apply.sh", How::Cluster("bash -n /var/tmp/moving/apply.sh")),
 ];
 
 /// Paths of the installed system. `target/release/wharf` becomes the binary under test.
-const MOVED: [&str; 4] = ["/usr/local/bin/", "/etc/", "/var/lib/wharf", "/run/wharf"];
+const MOVED: [&str; 5] = ["/usr/local/bin/", "/etc/", "/var/lib/wharf", "/var/tmp/", "/run/wharf"];
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -184,6 +193,10 @@ impl Machine {
                 }
                 How::Shell => {
                     script.push_str(&self.moved(command));
+                    script.push('\n');
+                }
+                How::Cluster(instead) => {
+                    script.push_str(&self.moved(instead));
                     script.push('\n');
                 }
                 How::Reload => {
