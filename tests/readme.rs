@@ -37,7 +37,7 @@ enum How {
 }
 
 /// Every command of the pages. One that is missing here fails the test, and so does one that no page has.
-const COMMANDS: [(&str, How); 20] = [
+const COMMANDS: [(&str, How); 19] = [
     (
         "make demo",
         How::Target(
@@ -62,10 +62,11 @@ const COMMANDS: [(&str, How); 20] = [
     ("wharf gc --apply", How::Shell),
     ("wharf volumes --output json", How::Shell),
     (
-        "kubectl get pv,pvc --all-namespaces --output json >/var/tmp/volumes.json",
-        How::Cluster("mkdir -p /var/tmp/ && cp tests/migrate/volumes.json /var/tmp/volumes.json"),
+        "scripts/migrate-pv --output /var/tmp/moving",
+        How::Cluster(
+            "mkdir -p /var/tmp/ && scripts/migrate-pv --file tests/migrate/volumes.json --output /var/tmp/moving",
+        ),
     ),
-    ("scripts/migrate-pv --file /var/tmp/volumes.json --output /var/tmp/moving", How::Shell),
     ("bash /var/tmp/moving/apply.sh", How::Cluster("bash -n /var/tmp/moving/apply.sh")),
 ];
 
