@@ -200,7 +200,8 @@ fn parse_pool(text: &str) -> Result<PoolConfig, String> {
 fn parse_share(text: &str) -> Result<At, String> {
     let (name, options) = text.split_once(',').unwrap_or((text, ""));
     let share = nfs::Share::parse(name).map_err(|error| error.to_string())?;
-    let options = Settings::parse_list(options).and_then(Settings::resolve).map_err(|error| error.to_string())?;
+    let options =
+        Settings::parse_list(options).and_then(Settings::resolve).map_err(|error| error.to_string())?;
     options.connection().check_server(&share.server).map_err(|error| error.to_string())?;
     Ok(At { share, connection: options.connection().clone() })
 }

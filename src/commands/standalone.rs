@@ -17,8 +17,8 @@ use tokio::{net::TcpListener, runtime, task};
 use uuid::Uuid;
 
 /// Threads for work that blocks. A request that finds none free waits; probes of dead devices cannot
-/// use up memory.
-const BLOCKING_THREADS: usize = 64;
+/// use up memory. Enough for several silent NFS servers at once, beside local work.
+const BLOCKING_THREADS: usize = 192;
 
 /// Serves until SIGTERM or SIGINT. An error is one sentence that says what to change.
 pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
@@ -32,8 +32,12 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     let endpoint: Endpoint =
         arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
     let shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
-    let config =
-        service::Config { pools: &arguments.pools, node_id: &node_id, max_volumes: arguments.max_volumes, shares };
+    let config = service::Config {
+        pools: &arguments.pools,
+        node_id: &node_id,
+        max_volumes: arguments.max_volumes,
+        shares,
+    };
     let service = Service::new(&config).map_err(|error| error.chain())?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)

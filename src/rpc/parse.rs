@@ -4,10 +4,10 @@ use super::csi;
 use crate::{
     error::{Error, Result},
     service::{
-        AnyClass, CreateLocal, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode, ExpandVolume, GetCapacity,
-        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes,
-        NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
-        nfs::CreateOnShare,
+        AnyClass, CreateLocal, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode,
+        ExpandVolume, GetCapacity, GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth,
+        ListSnapshots, ListVolumes, NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish,
+        Unstage, ValidateVolume, nfs::CreateOnShare,
     },
     volume::{
         AccessMode, Capability, CapacityRange, Class, Name,

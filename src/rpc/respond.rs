@@ -2,9 +2,7 @@
 
 use super::csi;
 use crate::{
-    service::{
-        Capacity, Expanded, Figures, Health, PoolAilment, Severity, Snapshot, SourceRequest, Volume,
-    },
+    service::{Capacity, Expanded, Figures, Health, PoolAilment, Severity, Snapshot, SourceRequest, Volume},
     volume::{NodeName, topology::TOPOLOGY_KEY},
 };
 
@@ -71,10 +69,8 @@ impl From<Volume> for csi::ControllerGetVolumeResponse {
 
 impl From<(Vec<Volume>, String)> for csi::ListVolumesResponse {
     fn from((entries, next_token): (Vec<Volume>, String)) -> Self {
-        let entry = |volume: Volume| csi::list_volumes_response::Entry {
-            volume: Some(volume.into()),
-            status: None,
-        };
+        let entry =
+            |volume: Volume| csi::list_volumes_response::Entry { volume: Some(volume.into()), status: None };
         Self { entries: entries.into_iter().map(entry).collect(), next_token }
     }
 }

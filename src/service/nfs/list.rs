@@ -169,7 +169,9 @@ fn objection(volume: &Volume, request: &ValidateVolume) -> Result<()> {
     if !request.parameters.is_empty() {
         let class = match nfs::is_nfs(&request.parameters) {
             true => Class::parse(&request.parameters)?,
-            false => return Err(Error::Invalid("the volume was made by a class with server and share".into())),
+            false => {
+                return Err(Error::Invalid("the volume was made by a class with server and share".into()));
+            }
         };
         if class.share != own.share {
             return Err(Error::Invalid(format!("the volume lies on {}, not on {}", own.share, class.share)));
@@ -193,7 +195,8 @@ mod tests {
         ] {
             assert_eq!(Position::parse(&position.token()), Some(position));
         }
-        for bad in ["", "after-x", "share-", "share-5-", "share-00000000000000000000000000000005", "share--"] {
+        for bad in ["", "after-x", "share-", "share-5-", "share-00000000000000000000000000000005", "share--"]
+        {
             assert_eq!(Position::parse(bad), None, "{bad}");
         }
     }

@@ -90,7 +90,10 @@ struct Known(Mutex<BTreeMap<nfs::Share, Connection>>);
 impl Known {
     fn all(&self) -> Vec<At> {
         let known = self.lock();
-        known.iter().map(|(share, connection)| At { share: share.clone(), connection: connection.clone() }).collect()
+        known
+            .iter()
+            .map(|(share, connection)| At { share: share.clone(), connection: connection.clone() })
+            .collect()
     }
 
     /// Whether it is new.
