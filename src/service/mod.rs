@@ -37,6 +37,8 @@ pub use stage::{Stage, Unstage};
 pub use stats::{Amount, Figures, GetStats};
 pub use target::TargetPath;
 
+pub use crate::share::ServerStatus;
+
 use crate::{
     error::{Error, Result},
     os::lock::Mode,
@@ -96,6 +98,11 @@ impl Service {
     /// The pools.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What the servers of shares have in use.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        self.shares.servers()
     }
 
     /// As NodeGetInfo reports it.
