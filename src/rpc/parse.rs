@@ -4,12 +4,16 @@ use super::csi;
 use crate::{
     error::{Error, Result},
     service::{
-        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode, ExpandVolume, GetCapacity,
-        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes,
-        NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
+        AnyClass, CreateLocal, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode,
+        ExpandVolume, GetCapacity, GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth,
+        ListSnapshots, ListVolumes, NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish,
+        Unstage, ValidateVolume, nfs::CreateOnShare,
     },
     volume::{
-        AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
+        AccessMode, Capability, CapacityRange, Class, Name,
+        capability::AccessType,
+        nfs::{self, class::secret_options},
+        parameters,
         topology::Requirement,
     },
 };
@@ -94,14 +98,16 @@ impl TryFrom<csi::CreateVolumeRequest> for CreateVolume {
                 "mutable parameter {key:?} is unknown: no parameter can be modified"
             )));
         }
-        Ok(Self {
-            name,
-            range: range(request.capacity_range)?,
-            capabilities,
-            class: Class::parse(&request.parameters)?,
-            source: request.volume_content_source.map(source).transpose()?,
-            topology: requirement(request.accessibility_requirements),
-        })
+        let range = range(request.capacity_range)?;
+        let source = request.volume_content_source.map(source).transpose()?;
+        if nfs::is_nfs(&request.parameters) {
+            let class = nfs::Class::parse(&request.parameters)?;
+            let secrets = secret_options(&request.secrets)?;
+            return Ok(Self::OnShare(CreateOnShare { name, range, capabilities, class, source, secrets }));
+        }
+        let class = Class::parse(&request.parameters)?;
+        let topology = requirement(request.accessibility_requirements);
+        Ok(Self::Local(CreateLocal { name, range, capabilities, class, source, topology }))
     }
 }
 
@@ -109,7 +115,8 @@ impl TryFrom<csi::DeleteVolumeRequest> for DeleteVolume {
     type Error = Error;
 
     fn try_from(request: csi::DeleteVolumeRequest) -> Result<Self> {
-        Ok(Self { id: required("volume_id", request.volume_id)? })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { id: required("volume_id", request.volume_id)?, secrets })
     }
 }
 
@@ -153,7 +160,10 @@ impl TryFrom<csi::GetCapacityRequest> for GetCapacity {
     fn try_from(request: csi::GetCapacityRequest) -> Result<Self> {
         Ok(Self {
             capabilities: request.volume_capabilities.into_iter().map(capability).collect::<Result<_>>()?,
-            class: Class::parse(&request.parameters),
+            class: match nfs::is_nfs(&request.parameters) {
+                true => nfs::Class::parse(&request.parameters).map(AnyClass::OnShare),
+                false => Class::parse(&request.parameters).map(AnyClass::Local),
+            },
             topology: request.accessible_topology.map(|topology| topology.segments),
         })
     }
@@ -166,7 +176,8 @@ impl TryFrom<csi::CreateSnapshotRequest> for CreateSnapshot {
         let name = Name::new(request.name)?;
         let source_id = required("source_volume_id", request.source_volume_id)?;
         parameters::check_snapshot_parameters(&request.parameters)?;
-        Ok(Self { name, source_id, topology: requirement(request.accessibility_requirements) })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { name, source_id, topology: requirement(request.accessibility_requirements), secrets })
     }
 }
 
@@ -174,7 +185,8 @@ impl TryFrom<csi::DeleteSnapshotRequest> for DeleteSnapshot {
     type Error = Error;
 
     fn try_from(request: csi::DeleteSnapshotRequest) -> Result<Self> {
-        Ok(Self { id: required("snapshot_id", request.snapshot_id)? })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { id: required("snapshot_id", request.snapshot_id)?, secrets })
     }
 }
 
@@ -195,7 +207,8 @@ impl TryFrom<csi::ControllerExpandVolumeRequest> for ExpandVolume {
             return Err(missing("capacity_range"));
         }
         let capability = request.volume_capability.map(capability).transpose()?;
-        Ok(Self { id, range: range(request.capacity_range)?, capability })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { id, range: range(request.capacity_range)?, capability, secrets })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Commands come in with their fields proven; answers are records and plain values. Nothing here
 //! knows gRPC, and everything is synchronous: the RPC layer runs it on threads that may block.
 
+mod answer;
 mod capacity;
 mod census;
 mod create;
@@ -12,6 +13,7 @@ mod device;
 mod expand;
 mod health;
 mod list;
+pub mod nfs;
 mod probe;
 mod publish;
 mod snapshot;
@@ -19,9 +21,10 @@ mod stage;
 mod stats;
 mod target;
 
-pub use capacity::{Capacity, GetCapacity};
+pub use answer::{Snapshot, Volume};
+pub use capacity::{AnyClass, Capacity, GetCapacity};
 pub use census::{Census, PoolCensus};
-pub use create::{CreateVolume, SourceRequest};
+pub use create::{CreateLocal, CreateVolume, SourceRequest};
 pub use delete::{DeleteSnapshot, DeleteVolume};
 pub use expand::{ExpandNode, ExpandVolume, Expanded};
 pub use health::{
@@ -33,6 +36,8 @@ pub use snapshot::CreateSnapshot;
 pub use stage::{Stage, Unstage};
 pub use stats::{Amount, Figures, GetStats};
 pub use target::TargetPath;
+
+pub use crate::share::ServerStatus;
 
 use crate::{
     error::{Error, Result},
@@ -53,7 +58,21 @@ pub struct Service {
     node: NodeName,
     max_volumes: i64,
     usage: stats::UsageCache,
+    shares: nfs::Shares,
     stopping: AtomicBool,
+}
+
+/// What a service is made of.
+#[derive(Clone, Debug)]
+pub struct Config<'a> {
+    /// Its pools; none: there are no local volumes.
+    pub pools: &'a [PoolConfig],
+    /// As NodeGetInfo reports it.
+    pub node_id: &'a str,
+    /// 0: the CO decides.
+    pub max_volumes: i64,
+    /// How shares are used.
+    pub shares: nfs::Config,
 }
 
 /// The key in an id; an id that does not parse names no volume.
@@ -64,12 +83,13 @@ fn known_key(id: &str) -> Result<Key> {
 
 impl Service {
     /// Opens the pools.
-    pub fn new(pools: &[PoolConfig], node_id: &str, max_volumes: i64) -> Result<Self> {
+    pub fn new(config: &Config<'_>) -> Result<Self> {
         Ok(Self {
-            store: Store::open(pools)?,
-            node_id: node_id.to_owned(),
-            node: NodeName::of_node(node_id),
-            max_volumes,
+            store: Store::open(config.pools)?,
+            node_id: config.node_id.to_owned(),
+            node: NodeName::of_node(config.node_id),
+            max_volumes: config.max_volumes,
+            shares: nfs::Shares::new(&config.shares),
             usage: stats::UsageCache::default(),
             stopping: AtomicBool::new(false),
         })
@@ -78,6 +98,11 @@ impl Service {
     /// The pools.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What the servers of shares have in use.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        self.shares.servers()
     }
 
     /// As NodeGetInfo reports it.
@@ -98,6 +123,7 @@ impl Service {
     /// Long copies stop at the next piece and leave nothing behind.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.shares.stop();
     }
 
     fn is_stopping(&self) -> bool {
