@@ -1,11 +1,16 @@
 //! `wharf standalone`: all three CSI services on one socket.
 
+use super::share_helper;
 use crate::{
     config::{StandaloneArgs, check_pools},
     os,
     rpc::{self, Offer, metrics::Metrics},
     server::{self, End, Endpoint, Shutdown},
-    service::Service,
+    service::{
+        Service,
+        nfs::node::{Node, Uncounted},
+    },
+    share::{Limits, node::Patience},
 };
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{net::TcpListener, runtime, task};
@@ -25,8 +30,8 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     };
     let endpoint: Endpoint =
         arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
-    let service =
-        Service::new(&arguments.pools, &node_id, arguments.max_volumes).map_err(|error| error.chain())?;
+    let service = Service::new(&arguments.pools, &node_id, arguments.max_volumes, nfs_node())
+        .map_err(|error| error.chain())?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -37,6 +42,11 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     // Work that is still running loses nothing by being cut off: that is what kill -9 does, too.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     end
+}
+
+/// Children for volumes on shares are this binary, started again.
+pub fn nfs_node() -> Node {
+    Node::new(share_helper::launcher(), Limits::default(), Patience::default(), Box::new(Uncounted))
 }
 
 async fn serve(arguments: &StandaloneArgs, endpoint: &Endpoint, service: Arc<Service>) -> Result<(), String> {

@@ -9,10 +9,11 @@ use crate::{
         NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
     },
     volume::{
-        AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
+        AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, nfs, parameters,
         topology::Requirement,
     },
 };
+use std::collections::BTreeMap;
 
 fn missing(field: &str) -> Error {
     Error::Invalid(format!("{field} is missing"))
@@ -69,6 +70,17 @@ fn requirement(requirement: Option<csi::TopologyRequirement>) -> Requirement {
     let requirement = requirement.unwrap_or_default();
     let segments = |topologies: Vec<csi::Topology>| topologies.into_iter().map(|t| t.segments).collect();
     Requirement { requisite: segments(requirement.requisite), preferred: segments(requirement.preferred) }
+}
+
+/// `None`: the volume is no NFS volume.
+fn nfs_context(context: &BTreeMap<String, String>) -> Result<Option<nfs::Context>> {
+    if nfs::is_nfs(context) { nfs::Context::parse(context).map(Some) } else { Ok(None) }
+}
+
+/// Of the secrets nothing is read but mount options, by the name that csi-driver-nfs gives them.
+fn secret_options(secrets: &BTreeMap<String, String>) -> Result<nfs::Settings> {
+    let list = secrets.iter().find(|(key, _)| key.eq_ignore_ascii_case("mountOptions"));
+    list.map_or_else(|| Ok(nfs::Settings::default()), |(_, list)| nfs::Settings::parse_list(list))
 }
 
 fn source(source: csi::VolumeContentSource) -> Result<SourceRequest> {
@@ -231,6 +243,8 @@ impl TryFrom<csi::NodeStageVolumeRequest> for Stage {
             id: required("volume_id", request.volume_id)?,
             staging: TargetPath::new("staging_target_path", request.staging_target_path)?,
             capability: capability(request.volume_capability.ok_or_else(|| missing("volume_capability"))?)?,
+            context: nfs_context(&request.volume_context)?,
+            secret_options: secret_options(&request.secrets)?,
         })
     }
 }
@@ -260,6 +274,8 @@ impl TryFrom<csi::NodePublishVolumeRequest> for Publish {
             target: TargetPath::new("target_path", request.target_path)?,
             capability: capability(request.volume_capability.ok_or_else(|| missing("volume_capability"))?)?,
             read_only: request.readonly,
+            context: nfs_context(&request.volume_context)?,
+            secret_options: secret_options(&request.secrets)?,
         })
     }
 }

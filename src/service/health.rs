@@ -130,6 +130,11 @@ impl Service {
 
     /// What is wrong with a volume in use on this node.
     pub fn node_volume_health(&self, request: &NodeHealth) -> Result<Health> {
+        let paths =
+            [&request.staged, &request.published].map(|path| path.as_ref().and_then(TargetPath::absolute));
+        if paths.into_iter().any(|path| self.is_on_share(&request.id, path)) {
+            return self.nfs_node.health(request);
+        }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let mut ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;

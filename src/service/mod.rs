@@ -12,6 +12,7 @@ mod device;
 mod expand;
 mod health;
 mod list;
+pub mod nfs;
 mod probe;
 mod publish;
 mod snapshot;
@@ -40,9 +41,12 @@ use crate::{
     store::{Kind, Lock, Pool, PoolConfig, Store},
     volume::{Key, NodeName, VolumeId, VolumeRecord},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Everything that a request needs.
@@ -53,6 +57,7 @@ pub struct Service {
     node: NodeName,
     max_volumes: i64,
     usage: stats::UsageCache,
+    nfs_node: nfs::node::Node,
     stopping: AtomicBool,
 }
 
@@ -64,13 +69,19 @@ fn known_key(id: &str) -> Result<Key> {
 
 impl Service {
     /// Opens the pools.
-    pub fn new(pools: &[PoolConfig], node_id: &str, max_volumes: i64) -> Result<Self> {
+    pub fn new(
+        pools: &[PoolConfig],
+        node_id: &str,
+        max_volumes: i64,
+        nfs_node: nfs::node::Node,
+    ) -> Result<Self> {
         Ok(Self {
             store: Store::open(pools)?,
             node_id: node_id.to_owned(),
             node: NodeName::of_node(node_id),
             max_volumes,
             usage: stats::UsageCache::default(),
+            nfs_node,
             stopping: AtomicBool::new(false),
         })
     }
@@ -98,6 +109,13 @@ impl Service {
     /// Long copies stop at the next piece and leave nothing behind.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a request of the node that names a path is about a volume on a share. Mounts are read only where it
+    /// is not known for a local one.
+    fn is_on_share(&self, id: &str, path: Option<&Path>) -> bool {
+        let local = VolumeId::parse(id).is_some_and(|id| !matches!(self.store.volume(id.key), Ok(None)));
+        !local && self.nfs_node.concerns(id, path)
     }
 
     fn is_stopping(&self) -> bool {

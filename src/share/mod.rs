@@ -20,5 +20,5 @@ pub mod wire;
 pub use client::{Call, Limits, Share, Shares};
 pub use failure::Failure;
 pub use helper::{Context, run};
-pub use node::{Binding, Children, Looked, Staging, Unmounted, Unmounting};
+pub use node::{Binding, Children, Looked, Staged, Staging, Unmounted, Unmounting};
 pub use server::ServerStatus;

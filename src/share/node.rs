@@ -331,7 +331,8 @@ impl Crowd {
 
 /// The id of the mount at a path. Never waits for a server.
 fn mounted(target: &Path) -> Result<Option<u64>> {
-    let mount = mountinfo::named(target).doing(|| format!("looking for the mount on {}", target.display()))?;
+    let mount =
+        mountinfo::named(target).doing(|| format!("looking for the mount on {}", target.display()))?;
     Ok(mount.map(|mount| mount.id))
 }
 

@@ -75,7 +75,9 @@ pub(super) fn of_mount(source: &str, attempts: &[Attempt], error: os::Error) -> 
         ));
     }
     if error.is_stale() || number.is_some_and(is_unreachable) {
-        return Error::Unavailable(format!("{source} cannot be mounted now: {why}; see whether its server answers"));
+        return Error::Unavailable(format!(
+            "{source} cannot be mounted now: {why}; see whether its server answers"
+        ));
     }
     if number.is_some_and(try_next_version) {
         let tried: Vec<_> = attempts.iter().map(|attempt| attempt.version.to_string()).collect();
@@ -115,7 +117,10 @@ mod tests {
         }
         assert!(matches!(of(libc::ENOMEM), Error::Os { .. }));
         let Error::Refused(text) = of(libc::EPROTONOSUPPORT) else { panic!() };
-        assert!(text.contains("NFS 4.2, 3:") && text.contains("nas:/data") && !text.contains("secret"), "{text}");
+        assert!(
+            text.contains("NFS 4.2, 3:") && text.contains("nas:/data") && !text.contains("secret"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -65,7 +65,8 @@ fn play(scratch: &Scratch, teller: &mut Teller) -> Result<(), Break> {
     })?;
     let failed = |why: String| Break::new("starting the driver", why);
     let pool = PoolConfig { name: DEFAULT_POOL.into(), path: scratch.pool(), mounted: false };
-    let service = Service::new(&[pool], NODE, 0).map_err(|error| failed(error.chain()))?;
+    let service = Service::new(&[pool], NODE, 0, super::standalone::nfs_node())
+        .map_err(|error| failed(error.chain()))?;
     let service = Arc::new(service);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)

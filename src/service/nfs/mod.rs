@@ -1,0 +1,3 @@
+//! Volumes on NFS shares: what each RPC means there.
+
+pub mod node;
