@@ -256,6 +256,9 @@ impl Machine {
         assert_eq!(one("PrivateMounts"), "no");
         assert_eq!(one("MountFlags"), "shared");
         assert!(["mixed", "process"].contains(&one("KillMode").as_str()), "a mkfs must not be killed first");
+        // Shares are mounted in namespaces of their own, which setns(2) enters.
+        assert_eq!(one("RestrictNamespaces"), "mnt");
+        assert!(one("CapabilityBoundingSet").contains("CAP_SYS_CHROOT"));
         // systemd.exec(5): each of these gives the service a mount namespace, or takes its devices.
         for hiding in [
             "ProtectSystem",
