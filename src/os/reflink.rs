@@ -21,6 +21,9 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 const PIECE: u64 = 8 << 20;
 /// The same where a server copies: one call each, during which nothing is heard of it.
 const SERVER_PIECE: u64 = 128 << 20;
+/// What is copied to a server by way of this host's memory is sent there after so many bytes: in the end that would
+/// take long, without a sign of life.
+const HELD_BACK: u64 = 128 << 20;
 /// Zeroes are looked for in blocks of this size.
 const BLOCK: usize = 4096;
 /// The buffer where the kernel cannot copy by itself.
@@ -64,7 +67,8 @@ fn attempt(directory: &Path) -> Result<bool> {
 /// whether to go on; if not, the outcome is [`Error::Cancelled`] and `to` is incomplete. Where the
 /// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-    let copy = Copy { from, to, in_kernel: true, piece: PIECE, zeroes: false, buffer: Vec::new(), done: 0 };
+    let copy =
+        Copy { from, to, in_kernel: true, piece: PIECE, remote: false, buffer: Vec::new(), held: 0, done: 0 };
     copy.whole(progress)
 }
 
@@ -78,7 +82,7 @@ pub fn copy_remote(
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<()> {
     let piece = if in_kernel { SERVER_PIECE } else { PIECE };
-    let copy = Copy { from, to, in_kernel, piece, zeroes: true, buffer: Vec::new(), done: 0 };
+    let copy = Copy { from, to, in_kernel, piece, remote: true, buffer: Vec::new(), held: 0, done: 0 };
     copy.whole(progress)
 }
 
@@ -129,9 +133,11 @@ struct Copy<'a> {
     in_kernel: bool,
     /// The most that is copied at a time.
     piece: u64,
-    /// Runs of zeroes that pass through the buffer become holes.
-    zeroes: bool,
+    /// On a server: runs of zeroes that pass through the buffer become holes, and not all is held back.
+    remote: bool,
     buffer: Vec<u8>,
+    /// Bytes that were written and not synced.
+    held: u64,
     done: u64,
 }
 
@@ -194,8 +200,13 @@ impl Copy<'_> {
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.from, &mut self.buffer[..], position))
             .map_err(on("read", self.from))?;
         let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
-        if self.zeroes {
+        if self.remote {
             write_but_zeroes(self.to, bytes, position)?;
+            self.held += bytes.len() as u64;
+            if self.held >= HELD_BACK {
+                self.held = 0;
+                self.to.sync_data().map_err(on("sync", self.to))?;
+            }
         } else {
             self.to.write_all_at(bytes, position).map_err(on("write", self.to))?;
         }
@@ -398,8 +409,10 @@ mod tests {
                 to: &to,
                 in_kernel,
                 piece: PIECE,
-                zeroes: false,
+                remote: false,
                 buffer: Vec::new(),
+                held: 0,
+                held: 0,
                 done: 0,
             };
             let mut at = 0;

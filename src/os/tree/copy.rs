@@ -227,10 +227,10 @@ impl Copy<'_> {
         if !self.manner.remote {
             return self.bytes_of(source, target);
         }
-        let size = |file| crate::os::file::stat_file(file).map(|stat| stat.size);
-        let before = size(source)?;
+        // It was just opened, for which a client asks.
+        let before = crate::os::file::stat_file(source)?.size;
         self.bytes_of(source, target)?;
-        if size(source)? != before {
+        if crate::os::file::size_now(source)? != before {
             ftruncate(target, 0).at("start anew with", shown(target))?;
             self.bytes_of(source, target)?;
         }
