@@ -67,8 +67,17 @@ fn attempt(directory: &Path) -> Result<bool> {
 /// whether to go on; if not, the outcome is [`Error::Cancelled`] and `to` is incomplete. Where the
 /// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-    let copy =
-        Copy { from, to, in_kernel: true, piece: PIECE, remote: false, buffer: Vec::new(), held: 0, done: 0 };
+    let copy = Copy {
+        from,
+        to,
+        in_kernel: true,
+        piece: PIECE,
+        remote: false,
+        buffer: Vec::new(),
+        held: 0,
+        end: 0,
+        done: 0,
+    };
     copy.whole(progress)
 }
 
@@ -82,7 +91,8 @@ pub fn copy_remote(
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<()> {
     let piece = if in_kernel { SERVER_PIECE } else { PIECE };
-    let copy = Copy { from, to, in_kernel, piece, remote: true, buffer: Vec::new(), held: 0, done: 0 };
+    let copy =
+        Copy { from, to, in_kernel, piece, remote: true, buffer: Vec::new(), held: 0, end: 0, done: 0 };
     copy.whole(progress)
 }
 
@@ -138,6 +148,8 @@ struct Copy<'a> {
     buffer: Vec<u8>,
     /// Bytes that were written and not synced.
     held: u64,
+    /// Where what was written so far ends.
+    end: u64,
     done: u64,
 }
 
@@ -160,6 +172,9 @@ impl Copy<'_> {
                 position += copied;
             }
         }
+        if self.end == size {
+            return Ok(());
+        }
         ftruncate(self.to, size).map_err(on("set the size of", self.to))
     }
 
@@ -167,7 +182,10 @@ impl Copy<'_> {
     fn piece(&mut self, position: u64, length: u64) -> Result<u64> {
         let copied = if self.in_kernel { self.by_kernel(position, length)? } else { None };
         let copied = match copied {
-            Some(copied) => copied,
+            Some(copied) => {
+                self.end = position + copied;
+                copied
+            }
             None => self.by_buffer(position, length)?,
         };
         self.done += copied;
@@ -201,7 +219,9 @@ impl Copy<'_> {
             .map_err(on("read", self.from))?;
         let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
         if self.remote {
-            write_but_zeroes(self.to, bytes, position)?;
+            if let Some(end) = write_but_zeroes(self.to, bytes, position)? {
+                self.end = end;
+            }
             self.held += bytes.len() as u64;
             if self.held >= HELD_BACK {
                 self.held = 0;
@@ -209,18 +229,21 @@ impl Copy<'_> {
             }
         } else {
             self.to.write_all_at(bytes, position).map_err(on("write", self.to))?;
+            self.end = position + bytes.len() as u64;
         }
         Ok(bytes.len() as u64)
     }
 }
 
-/// Leaves out blocks that hold nothing but zeroes.
-fn write_but_zeroes(to: &File, bytes: &[u8], position: u64) -> Result<()> {
+/// Leaves out blocks that hold nothing but zeroes; gives where the last of the others ends.
+fn write_but_zeroes(to: &File, bytes: &[u8], position: u64) -> Result<Option<u64>> {
+    let mut end = None;
     for run in runs(bytes) {
         let Some(data) = bytes.get(run.clone()) else { continue };
         to.write_all_at(data, position + run.start as u64).map_err(on("write", to))?;
+        end = Some(position + run.end as u64);
     }
-    Ok(())
+    Ok(end)
 }
 
 /// Where `bytes` hold something, in whole blocks.
@@ -412,7 +435,7 @@ mod tests {
                 remote: false,
                 buffer: Vec::new(),
                 held: 0,
-                held: 0,
+                end: 0,
                 done: 0,
             };
             let mut at = 0;

@@ -32,15 +32,19 @@ pub(super) struct Failure {
 /// owner takes away set-id bits and capabilities. Both may be O_PATH handles, of a symlink too.
 /// `stat` is the source's from before it was read (its access time).
 pub(super) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Result<(), Failure> {
-    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    // Each change is a call of a server. Nothing else can have changed the owner of what was just made.
+    // On NFS each change is a call. Nobody else can have changed what was just made.
+    let owned = (stat.st_uid, stat.st_gid);
     let made = fstat(target).map_err(failed("look at"))?;
-    if (made.st_uid, made.st_gid) != (stat.st_uid, stat.st_gid) {
-        chownat(target, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)
+    if (made.st_uid, made.st_gid) != owned {
+        let (user, group) = (Uid::from_raw(owned.0), Gid::from_raw(owned.1));
+        chownat(target, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
             .map_err(failed("set the owner of"))?;
     }
     extended(source, target)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+    // A change of owner takes bits away.
+    let made =
+        if (made.st_uid, made.st_gid) == owned { made } else { fstat(target).map_err(failed("look at"))? };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink && made.st_mode != stat.st_mode {
         chmod(link_of(target), Mode::from_raw_mode(stat.st_mode & 0o7777))
             .map_err(failed("set the mode of"))?;
     }
