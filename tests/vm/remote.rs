@@ -19,7 +19,10 @@ use wharf::{
         nfs::{Powers, Version},
         quota,
     },
-    share::store::{Flaw, NewVolume, OnDelete},
+    share::{
+        Remote,
+        store::{Flaw, NewVolume, OnDelete},
+    },
     volume::{Owner, Source},
 };
 
@@ -289,8 +292,11 @@ fn two_controllers_at_once() {
         let lost = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         lost.for_each(|error| assert!(matches!(error, Error::Busy(_)), "{error:?}"));
         // The other one knows it at once, and that it is gone.
+        let listed = |remote: &Remote| remote.volumes(share, None, 9).unwrap().entries.len();
         assert!(others[1].volume(share, key(&name)).unwrap().is_some());
+        assert_eq!((listed(&others[0]), listed(&others[1])), (1, 1));
         others[0].delete_volume(share, key(&name)).unwrap();
+        assert_eq!(listed(&others[1]), 0);
         assert_eq!(others[1].volume(share, key(&name)).unwrap(), None);
         // One directory for two volumes.
         let outcomes: Vec<_> = thread::scope(|scope| {
