@@ -13,7 +13,11 @@ mod life;
 mod nfs;
 #[path = "vm/quota.rs"]
 mod quota;
+#[path = "vm/remote.rs"]
+mod remote;
 #[path = "traps/scene.rs"]
 #[allow(dead_code, clippy::result_large_err, reason = "shared with tests/traps.rs, which uses all of it")]
 mod scene;
+#[path = "vm/share.rs"]
+mod share;
 mod support;
