@@ -9,6 +9,8 @@ mod growth;
 mod guest;
 #[path = "vm/nfs.rs"]
 mod nfs;
+#[path = "vm/node.rs"]
+mod node;
 #[path = "vm/quota.rs"]
 mod quota;
 #[path = "traps/scene.rs"]
