@@ -9,8 +9,9 @@ use super::{
 use crate::{
     error::{Doing as _, Error, Result},
     os::{
+        self,
         mount::{self, Attributes},
-        namespace::{self, Forced, Namespace},
+        namespace::{self, Forced, Namespace, Tree},
         nfs::{self, Version},
         space,
     },
@@ -71,17 +72,58 @@ fn mount_on_host(
     attributes: Attributes,
     fileid: Option<u64>,
 ) -> Result<Done> {
-    let place = Path::new(namespace::PLACE);
     let doing = || format!("mounting on {}", target.display());
     let host = Namespace::current().doing(doing)?;
     namespace::isolate().doing(doing)?;
-    // Restrictions belong to the mount that is handed over: its superblock may be another volume's, too.
-    let version = mount(what, place, Attributes::default())?;
-    let tree = namespace::subtree(below, attributes).doing(doing)?;
-    let found = tree.fileid().doing(doing)?;
+    let mut mounted = mounted(what, below, attributes, doing)?;
+    // A superblock that other mounts use remembers for up to a minute what was there before.
+    let as_wanted = |found| fileid.is_none_or(|fileid| fileid == found);
+    if !mounted.fileid.as_ref().is_ok_and(|found| as_wanted(*found)) && look_again(what, mounted.tree) {
+        mounted = self::mounted(what, below, attributes, doing)?;
+    }
+    let found = mounted.fileid.map_err(|error| match error {
+        error if error.is_stale() => Error::Unavailable(format!(
+            "the server no longer has what this node remembers of {}: repeat in a minute",
+            target.display()
+        )),
+        source => Error::Os { doing: doing(), source },
+    })?;
     check_root(fileid, found, target)?;
-    tree.hand_over(&host, target).doing(doing)?;
-    Ok(Done::Mounted { version, fileid: found })
+    mounted.tree.hand_over(&host, target).doing(doing)?;
+    Ok(Done::Mounted { version: mounted.version, fileid: found })
+}
+
+/// What is mounted in this namespace, with the inode number that the server tells.
+struct Mounted {
+    version: Option<Version>,
+    tree: Tree,
+    fileid: os::Result<u64>,
+}
+
+fn mounted(what: &What, below: &Path, attributes: Attributes, doing: impl Fn() -> String) -> Result<Mounted> {
+    // Restrictions belong to the mount that is handed over: its superblock may be another volume's, too.
+    let version = mount(what, Path::new(namespace::PLACE), Attributes::default())?;
+    let tree = namespace::subtree(below, attributes).doing(doing)?;
+    let fileid = tree.fileid();
+    Ok(Mounted { version, tree, fileid })
+}
+
+/// Lets go of a mount, and has the directory above it asked of the server: if that has changed, the kernel forgets
+/// which directories it has known there. Whether that was possible.
+fn look_again(what: &What, tree: Tree) -> bool {
+    drop(tree);
+    let place = Path::new(namespace::PLACE);
+    let What::Nfs { source, attempts } = what else { return false };
+    let above = match source.rsplit_once('/') {
+        Some((server, name)) if server.ends_with(':') && !name.is_empty() => format!("{server}/"),
+        Some((above, _)) if !above.ends_with(':') => above.to_owned(),
+        _ => return false,
+    };
+    let above = What::Nfs { source: above, attempts: attempts.clone() };
+    mount::unmount(place).is_ok()
+        && mount(&above, place, Attributes::default()).is_ok()
+        && nfs::ask(place).is_ok()
+        && mount::unmount(place).is_ok()
 }
 
 fn check_root(expected: Option<u64>, found: u64, target: &Path) -> Result<()> {
