@@ -78,7 +78,8 @@ fn mount_on_host(
     let mut mounted = mounted(what, below, attributes, doing)?;
     // A superblock that other mounts use remembers for up to a minute what was there before.
     let as_wanted = |found| fileid.is_none_or(|fileid| fileid == found);
-    if !mounted.fileid.as_ref().is_ok_and(|found| as_wanted(*found)) && look_again(what, mounted.tree) {
+    if !mounted.fileid.as_ref().is_ok_and(|found| as_wanted(*found)) {
+        look_again(what, mounted.tree);
         mounted = self::mounted(what, below, attributes, doing)?;
     }
     let found = mounted.fileid.map_err(|error| match error {
@@ -109,21 +110,34 @@ fn mounted(what: &What, below: &Path, attributes: Attributes, doing: impl Fn() -
 }
 
 /// Lets go of a mount, and has the directory above it asked of the server: if that has changed, the kernel forgets
-/// which directories it has known there. Whether that was possible.
-fn look_again(what: &What, tree: Tree) -> bool {
+/// which directories it has known there. Where that fails the next mount is as this one.
+fn look_again(what: &What, tree: Tree) {
     drop(tree);
     let place = Path::new(namespace::PLACE);
-    let What::Nfs { source, attempts } = what else { return false };
-    let above = match source.rsplit_once('/') {
-        Some((server, name)) if server.ends_with(':') && !name.is_empty() => format!("{server}/"),
-        Some((above, _)) if !above.ends_with(':') => above.to_owned(),
-        _ => return false,
+    let let_go = || {
+        if let Err(error) = mount::unmount(place) {
+            tracing::warn!(%error, "a mount that nobody sees stays until this child ends");
+        }
     };
-    let above = What::Nfs { source: above, attempts: attempts.clone() };
-    mount::unmount(place).is_ok()
-        && mount(&above, place, Attributes::default()).is_ok()
-        && nfs::ask(place).is_ok()
-        && mount::unmount(place).is_ok()
+    let_go();
+    let Some(above) = above(what) else { return };
+    if mount(&above, place, Attributes::default()).is_ok() {
+        if let Err(error) = nfs::ask(place) {
+            tracing::warn!(%error, "the directory above a share is not told");
+        }
+        let_go();
+    }
+}
+
+/// The directory that holds what is mounted, on the same server.
+fn above(what: &What) -> Option<What> {
+    let What::Nfs { source, attempts } = what else { return None };
+    let source = match source.rsplit_once('/')? {
+        (_, "") => return None,
+        (server, _) if server.ends_with(':') => format!("{server}/"),
+        (above, _) => above.to_owned(),
+    };
+    Some(What::Nfs { source, attempts: attempts.clone() })
 }
 
 fn check_root(expected: Option<u64>, found: u64, target: &Path) -> Result<()> {
