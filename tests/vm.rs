@@ -11,6 +11,8 @@ mod guest;
 mod life;
 #[path = "vm/nfs.rs"]
 mod nfs;
+#[path = "vm/node.rs"]
+mod node;
 #[path = "vm/quota.rs"]
 mod quota;
 #[path = "vm/remote.rs"]
