@@ -6,6 +6,9 @@
 //! `WHARF_FAILPOINT_LOG=FILE` appends the name of every point that is reached. Without the feature a
 //! point is nothing at all.
 //!
+//! `WHARF_FAILPOINT_FILE=FILE` takes the same text as `WHARF_FAILPOINT` from a file that a test writes while the
+//! driver runs. Who strikes removes it first, so that it strikes one of several processes, and once.
+//!
 //! `WHARF_BREAK_DURABILITY=N` leaves out the process's N-th sync (`all`: every one), by which tests show
 //! that they would notice.
 
@@ -26,10 +29,11 @@ mod enabled {
     use nix::sys::signal::{Signal, raise};
     use std::{
         env,
-        fs::{File, OpenOptions},
+        ffi::OsString,
+        fs::{self, File, OpenOptions},
         io::Write,
         sync::{
-            LazyLock,
+            LazyLock, Mutex, PoisonError,
             atomic::{AtomicU64, Ordering},
         },
     };
@@ -53,6 +57,9 @@ mod enabled {
         })
     });
 
+    static ARMING: LazyLock<Option<OsString>> = LazyLock::new(|| env::var_os("WHARF_FAILPOINT_FILE"));
+    static COUNTING: Mutex<()> = Mutex::new(());
+
     static LOG: LazyLock<Option<File>> = LazyLock::new(|| {
         let path = env::var_os("WHARF_FAILPOINT_LOG")?;
         OpenOptions::new().create(true).append(true).open(path).ok()
@@ -72,13 +79,39 @@ mod enabled {
         if let Some(mut log) = LOG.as_ref() {
             let _ = writeln!(log, "{name}");
         }
+        if let Some(action) = armed_by_file(name) {
+            return strike(name, &action);
+        }
         let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else {
             return;
         };
-        if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 != armed.hit {
-            return;
+        if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 == armed.hit {
+            strike(name, &armed.action);
         }
-        match armed.action.as_str() {
+    }
+
+    /// Counts the hit in the file, where it is not the last; the action, where it is.
+    fn armed_by_file(name: &str) -> Option<String> {
+        let _one_thread_at_a_time = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = ARMING.as_ref()?;
+        let text = fs::read_to_string(path).ok()?;
+        let (point, action) = text.trim().split_once('=')?;
+        let (wanted, hit) = point.split_once('@').unwrap_or((point, "1"));
+        if wanted != name && wanted != "*" {
+            return None;
+        }
+        match hit.parse().ok()? {
+            0 | 1 => fs::remove_file(path).ok().map(|()| action.to_owned()),
+            more => {
+                let more: u64 = more;
+                let _ = fs::write(path, format!("{wanted}@{}={action}", more - 1));
+                None
+            }
+        }
+    }
+
+    fn strike(name: &str, action: &str) {
+        match action {
             "stop" => {
                 let _ = raise(Signal::SIGSTOP);
             }
