@@ -3,6 +3,10 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "vm/crash.rs"]
+mod crash;
+#[path = "vm/export.rs"]
+mod export;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
