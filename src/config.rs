@@ -5,11 +5,15 @@
     reason = "these comments are the help text, where brackets mean optional"
 )]
 
-use crate::store::PoolConfig;
+use crate::{
+    service::nfs::At,
+    store::PoolConfig,
+    volume::nfs::{self, Settings},
+};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
-/// A CSI driver for local volumes: limits, snapshots, clones and growth from a disk you already have.
+/// A CSI driver for local and NFS volumes: snapshots, clones and growth from disks and servers you already have.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, about, max_term_width = 100)]
 pub struct Args {
@@ -72,9 +76,22 @@ pub struct StandaloneArgs {
     ///
     /// Repeatable. A StorageClass without `pool` gets the one called `default`. The environment variable
     /// holds several with spaces in between.
-    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
-          value_delimiter = ' ', value_parser = parse_pool)]
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]",
+          required_unless_present = "shares", value_delimiter = ' ', value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
+    /// An NFS share to look after from the start: SERVER:/PATH, or SERVER:/PATH,OPTION,… with mount options.
+    ///
+    /// Repeatable. Classes may name any share; volumes on those that are given here are listed, and what was
+    /// left there is purged, also before the first request for it. The environment variable holds several with
+    /// spaces in between.
+    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", value_delimiter = ' ',
+          value_parser = parse_share)]
+    pub shares: Vec<At>,
+    /// Whose the volumes on shares are [default: a hash of this machine's id].
+    ///
+    /// Drivers with the same owner see each other's volumes, and one takes over what another one left.
+    #[arg(long, env = "WHARF_OWNER", value_parser = parse_owner)]
+    pub owner: Option<String>,
     /// The driver's name, as CSIDriver objects and PVs carry it.
     #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
     pub driver_name: String,
@@ -180,6 +197,24 @@ fn parse_pool(text: &str) -> Result<PoolConfig, String> {
     Ok(PoolConfig { name: name.to_owned(), path: path.into(), mounted })
 }
 
+fn parse_share(text: &str) -> Result<At, String> {
+    let (name, options) = text.split_once(',').unwrap_or((text, ""));
+    let share = nfs::Share::parse(name).map_err(|error| error.to_string())?;
+    let options =
+        Settings::parse_list(options).and_then(Settings::resolve).map_err(|error| error.to_string())?;
+    options.connection().check_server(&share.server).map_err(|error| error.to_string())?;
+    Ok(At { share, connection: options.connection().clone() })
+}
+
+/// It becomes part of file names on shares only as a hash; that others can read it is its purpose.
+fn parse_owner(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match !text.is_empty() && text.len() <= 63 && text.chars().all(legal) {
+        true => Ok(text.to_owned()),
+        false => Err("it must be 1 to 63 of A-Z, a-z, 0-9, '-', '_' and '.'".into()),
+    }
+}
+
 /// CSI 1.13, GetPluginInfo: at most 63 characters, domain-name notation.
 fn parse_driver_name(text: &str) -> Result<String, String> {
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -238,6 +273,21 @@ mod tests {
         assert!(check_pools(&of(&["a=/x", "b=/y"])).is_ok());
         assert!(check_pools(&of(&["a=/x", "a=/y"])).is_err());
         assert!(check_pools(&of(&["a=/x", "b=/x/y"])).is_err());
+    }
+
+    #[test]
+    fn shares() {
+        let share = parse_share("nas.example:/export,vers=3,nolock,port=12049").unwrap();
+        assert_eq!(share.share.to_string(), "nas.example:/export");
+        assert_eq!(share.connection.to_string(), "vers=3,port=12049");
+        assert!(parse_share("[fd00::1]:/a").unwrap().connection.to_string().is_empty());
+        for bad in ["", "nas", "nas:", "nas:export", "nas:/a,vers=9", "10.0.0.1:/a,proto=tcp6"] {
+            assert!(parse_share(bad).is_err(), "{bad}");
+        }
+        assert!(parse_owner("cluster-1").is_ok());
+        for bad in ["", "a b", "a/b", &"a".repeat(64)] {
+            assert!(parse_owner(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
