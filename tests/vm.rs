@@ -11,6 +11,8 @@ mod export;
 mod growth;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/life.rs"]
+mod life;
 #[path = "vm/nfs.rs"]
 mod nfs;
 #[path = "vm/quota.rs"]
