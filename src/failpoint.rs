@@ -7,7 +7,7 @@
 //! point is nothing at all.
 //!
 //! `WHARF_FAILPOINT_FILE=FILE` takes the same text as `WHARF_FAILPOINT` from a file that a test writes while the
-//! driver runs. Who strikes removes it first, so that it strikes one of several processes, and once.
+//! driver runs. Who strikes empties it first, so that it strikes one of several processes, and once.
 //!
 //! `WHARF_BREAK_DURABILITY=N` leaves out the process's N-th sync (`all`: every one), by which tests show
 //! that they would notice.
@@ -22,16 +22,16 @@ macro_rules! failpoint {
 }
 
 #[cfg(feature = "failpoints")]
-pub use enabled::{reached, sync_is_left_out};
+pub use enabled::{prepare, reached, sync_is_left_out};
 
 #[cfg(feature = "failpoints")]
 mod enabled {
     use nix::sys::signal::{Signal, raise};
     use std::{
         env,
-        ffi::OsString,
-        fs::{self, File, OpenOptions},
+        fs::{File, OpenOptions},
         io::Write,
+        os::unix::fs::FileExt,
         sync::{
             LazyLock, Mutex, PoisonError,
             atomic::{AtomicU64, Ordering},
@@ -57,7 +57,10 @@ mod enabled {
         })
     });
 
-    static ARMING: LazyLock<Option<OsString>> = LazyLock::new(|| env::var_os("WHARF_FAILPOINT_FILE"));
+    static ARMING: LazyLock<Option<File>> = LazyLock::new(|| {
+        let path = env::var_os("WHARF_FAILPOINT_FILE")?;
+        OpenOptions::new().read(true).write(true).open(path).ok()
+    });
     static COUNTING: Mutex<()> = Mutex::new(());
 
     static LOG: LazyLock<Option<File>> = LazyLock::new(|| {
@@ -90,24 +93,31 @@ mod enabled {
         }
     }
 
+    /// Opens files while this process still sees where they are.
+    pub fn prepare() {
+        LazyLock::force(&LOG);
+        LazyLock::force(&ARMING);
+    }
+
     /// Counts the hit in the file, where it is not the last; the action, where it is.
     fn armed_by_file(name: &str) -> Option<String> {
         let _one_thread_at_a_time = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = ARMING.as_ref()?;
-        let text = fs::read_to_string(path).ok()?;
+        let file = ARMING.as_ref()?;
+        let mut text = vec![0; 200];
+        let length = file.read_at(&mut text, 0).ok()?;
+        let text = String::from_utf8_lossy(text.get(..length)?);
         let (point, action) = text.trim().split_once('=')?;
         let (wanted, hit) = point.split_once('@').unwrap_or((point, "1"));
         if wanted != name && wanted != "*" {
             return None;
         }
-        match hit.parse().ok()? {
-            0 | 1 => fs::remove_file(path).ok().map(|()| action.to_owned()),
-            more => {
-                let more: u64 = more;
-                let _ = fs::write(path, format!("{wanted}@{}={action}", more - 1));
-                None
-            }
+        let left = hit.parse::<u64>().ok()?.saturating_sub(1);
+        file.set_len(0).ok()?;
+        if left == 0 {
+            return Some(action.to_owned());
         }
+        file.write_all_at(format!("{wanted}@{left}={action}").as_bytes(), 0).ok()?;
+        None
     }
 
     fn strike(name: &str, action: &str) {

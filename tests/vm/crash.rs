@@ -131,13 +131,11 @@ impl Rig {
     }
 
     fn arm(&self, point: &str, hit: u64, action: &str) {
-        let draft = self.directory.path().join("draft");
-        fs::write(&draft, format!("{point}@{hit}={action}")).unwrap();
-        fs::rename(draft, self.armed()).unwrap();
+        fs::write(self.armed(), format!("{point}@{hit}={action}")).unwrap();
     }
 
     fn is_armed(&self) -> bool {
-        self.armed().exists()
+        fs::metadata(self.armed()).unwrap().len() > 0
     }
 
     /// Points that have been reached so far.
@@ -223,6 +221,7 @@ fn start(way: Way, directory: &Path) -> Driver {
     let share = format!("{ADDRESS}:{},{}", way.export.share(), way.options());
     command.args(["standalone", "--node-id", "node-1", "--owner", "crash", "--share", &share]);
     let paths = ["armed", "points"].map(|name| directory.join(name).to_str().unwrap().to_owned());
+    fs::write(&paths[0], "").unwrap();
     let environment = [("WHARF_FAILPOINT_FILE", &*paths[0]), ("WHARF_FAILPOINT_LOG", &*paths[1])];
     let mut driver = Driver::spawn_as(command, &environment);
     assert!(driver.wait_until_ready(), "the driver did not start:\n{}", driver.log());

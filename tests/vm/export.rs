@@ -22,7 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The server, started by the first who needs it: nobody else uses it, so what is on it is known.
 fn server(arguments: &[&str]) {
-    run(&format!("{}/scripts/vm/server", env!("CARGO_MANIFEST_DIR")), arguments);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/vm/server");
+    // Its daemons keep what they were started with open, so that is a file.
+    let command = ["-c", r#"exec "$0" "$@" >/tmp/server-c.log 2>&1"#, script];
+    let ended = attempt("bash", command.iter().chain(arguments));
+    ended.unwrap_or_else(|e| {
+        panic!("{arguments:?}: {e}: {}", fs::read_to_string("/tmp/server-c.log").unwrap_or_default())
+    });
 }
 
 fn started() {
