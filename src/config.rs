@@ -92,6 +92,12 @@ pub struct StandaloneArgs {
     /// Drivers with the same owner see each other's volumes, and one takes over what another one left.
     #[arg(long, env = "WHARF_OWNER", value_parser = parse_owner)]
     pub owner: Option<String>,
+    /// How many seconds mounting a share may take.
+    ///
+    /// A server whose first answer is slow, such as one with Kerberos, may need more. A request that waits for a
+    /// server that is silent takes that long.
+    #[arg(long, env = "WHARF_MOUNT_TIMEOUT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub mount_timeout: u64,
     /// The driver's name, as CSIDriver objects and PVs carry it.
     #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
     pub driver_name: String,

@@ -12,7 +12,7 @@ use crate::{
     },
     share::Limits,
 };
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime, task};
 use uuid::Uuid;
 
@@ -31,7 +31,8 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     };
     let endpoint: Endpoint =
         arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
-    let shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
+    let mut shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
+    shares.limits.mounting = Duration::from_secs(arguments.mount_timeout);
     let config = service::Config {
         pools: &arguments.pools,
         node_id: &node_id,
@@ -47,7 +48,7 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let end = runtime.block_on(serve(arguments, &endpoint, Arc::new(service)));
     // Work that is still running loses nothing by being cut off: that is what kill -9 does, too.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     end
 }
 

@@ -58,7 +58,7 @@ impl World {
 
 fn start(owner: &str, shares: &[&str]) -> Driver {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
-    command.args(["standalone", "--node-id", "node-1", "--owner", owner]);
+    command.args(["standalone", "--node-id", "node-1", "--owner", owner, "--mount-timeout", "30"]);
     // Any share will do, for a driver needs a pool or a share.
     let shares = if shares.is_empty() { &["127.0.0.1:/export/xfs"] } else { shares };
     shares.iter().for_each(|share| {
@@ -267,7 +267,7 @@ fn what_cannot_be_done_is_said() {
     for (spec, wanted, says) in [
         (class("no-such-host.invalid", "/export/xfs"), Code::Unavailable, "no-such-host.invalid"),
         (class("127.0.0.1", "/export/xfs").flag("port=9"), Code::Unavailable, "127.0.0.1"),
-        (class("127.0.0.1", "/export/none"), Code::FailedPrecondition, "/export/none"),
+        (class("127.0.0.1", "/export/none"), Code::NotFound, "/export/none"),
         (class("127.0.0.1", "/export/ro"), Code::FailedPrecondition, "read-only"),
         (good.clone().flag("nolock").flag("nfsvers=4.2"), Code::InvalidArgument, "lock"),
         (good.clone().parameter("pool", "default"), Code::InvalidArgument, "local"),

@@ -117,7 +117,8 @@ impl Shares {
         let janitor = Janitor::new(Arc::clone(&remote), Arc::clone(&known));
         config.shares.iter().filter(|at| known.note(at)).for_each(|at| janitor.sweep(at));
         let counts = Box::new(Counts::new(Arc::clone(&remote), Arc::clone(&known)));
-        let node = node::Node::new(config.launcher.clone(), config.limits, Patience::default(), counts);
+        let patience = Patience { mounting: config.limits.mounting, ..Patience::default() };
+        let node = node::Node::new(config.launcher.clone(), config.limits, patience, counts);
         (Self { capacities: Capacities::new(Arc::clone(&remote)), remote, known, janitor }, node)
     }
 
