@@ -15,6 +15,9 @@ mod guest;
 mod life;
 #[path = "vm/nfs.rs"]
 mod nfs;
+#[path = "crash/points.rs"]
+#[allow(dead_code, reason = "shared with tests/crash, which uses all of it")]
+mod points;
 #[path = "vm/quota.rs"]
 mod quota;
 #[path = "traps/scene.rs"]

@@ -88,13 +88,19 @@ impl Export {
 
     /// What is there when nothing is being made or purged any more.
     pub fn inventory(self) -> Inventory {
+        self.inventory_without(&[".wharf/tmp/", ".wharf/trash/"])
+    }
+
+    /// Returns when what was deleted is gone.
+    pub fn wait_for_purge(self) {
+        self.inventory_without(&[".wharf/trash/"]);
+    }
+
+    fn inventory_without(self, unsettled: &[&str]) -> Inventory {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = self.look();
-            let at_rest = !found
-                .0
-                .keys()
-                .any(|path| path.starts_with(".wharf/tmp/") || path.starts_with(".wharf/trash/"));
+            let at_rest = !found.0.keys().any(|path| unsettled.iter().any(|below| path.starts_with(below)));
             if at_rest || Instant::now() >= deadline {
                 return found;
             }
