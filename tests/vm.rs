@@ -3,6 +3,10 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "vm/crash.rs"]
+mod crash;
+#[path = "vm/export.rs"]
+mod export;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
@@ -13,6 +17,9 @@ mod life;
 mod nfs;
 #[path = "vm/node.rs"]
 mod node;
+#[path = "crash/points.rs"]
+#[allow(dead_code, reason = "shared with tests/crash, which uses all of it")]
+mod points;
 #[path = "vm/quota.rs"]
 mod quota;
 #[path = "vm/remote.rs"]
