@@ -2,19 +2,12 @@
 
 use super::{Outcome, standalone::chain};
 use crate::share;
-use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 /// The name of the command, and the whole command line of a child.
 pub const NAME: &str = "share-helper";
 
-/// What helpers can be asked for beyond what every one can: nothing.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum Operation {}
-
 /// Runs one to its end, which comes with the driver's.
 pub fn run() -> Outcome {
-    share::run(|_root, operation: Operation, _context| -> crate::error::Result<()> { match operation {} })
-        .map(|()| ExitCode::SUCCESS)
-        .map_err(|error| chain(&error))
+    share::run(share::operation::handler()).map(|()| ExitCode::SUCCESS).map_err(|error| chain(&error))
 }

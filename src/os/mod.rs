@@ -21,6 +21,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
 pub mod nfs;
+pub mod presence;
 pub mod quota;
 pub mod reflink;
 pub mod socket;

@@ -17,6 +17,7 @@ use crate::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     any::Any,
+    net::Shutdown,
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -50,6 +51,8 @@ pub struct Context {
 
 #[derive(Debug)]
 struct Output {
+    share: String,
+    version: Option<Version>,
     socket: Mutex<UnixStream>,
     stopping: AtomicBool,
     running: AtomicUsize,
@@ -63,6 +66,23 @@ impl Output {
 }
 
 impl Context {
+    /// What is mounted, for messages.
+    pub fn share(&self) -> &str {
+        &self.output.share
+    }
+
+    /// The version with which a share was mounted; `None`: it is no NFS.
+    pub fn version(&self) -> Option<Version> {
+        self.output.version
+    }
+
+    /// This mount is of no use any more: the helper ends, and the next operation gets a new one.
+    pub fn give_up(&self) {
+        let socket = self.output.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first thread takes that for the driver's end; answers still go out.
+        let _ended_already = socket.shutdown(Shutdown::Read);
+    }
+
     /// Whether the driver is ending: a long copy stops here and cleans up.
     pub fn is_stopping(&self) -> bool {
         self.output.stopping.load(Ordering::Acquire)
@@ -109,15 +129,15 @@ where
     H: Fn(&Path, O, &Context) -> Result<A> + Send + Sync + 'static,
 {
     let ready = isolated(what).and_then(|version| look().map(|()| version));
-    let failed = ready.is_err();
+    let version = ready.as_ref().ok().copied();
     let reply = Reply::<A>::Ready(ready.map_err(|error| Failure::from(&error)));
     // A driver that has given this helper up is on its way to kill it.
-    if wire::send(socket, &reply).is_err() || failed {
-        return Ok(());
-    }
+    let (Ok(()), Some(version)) = (wire::send(socket, &reply), version) else { return Ok(()) };
     // From here on the end of the socket tells that the driver has ended, and then there is something to do.
     child::outlive_parent().doing(|| "waiting for requests".into())?;
     let output = Arc::new(Output {
+        share: what.name(),
+        version,
         socket: Mutex::new(socket.try_clone().map_err(lost)?),
         stopping: AtomicBool::new(false),
         running: AtomicUsize::new(0),

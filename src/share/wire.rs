@@ -39,6 +39,16 @@ pub enum What {
     },
 }
 
+impl What {
+    /// For messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Nfs { source, .. } => source.clone(),
+            Self::Local { source, .. } => source.display().to_string(),
+        }
+    }
+}
+
 /// The first message to a child: what it is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {

@@ -3,11 +3,13 @@
 //! mount(2) of a dead server holds up other mounts, so a server is asked over TCP first, within a second.
 //! Nothing here calls `mount.nfs`, and nothing but `mount` touches a share.
 
+mod examine;
 mod mount;
 mod probe;
 mod resolve;
 mod rpc;
 
+pub use examine::{Powers, examine};
 pub use mount::{Attempt, FILESYSTEMS, Version, ask, mount, try_next_version};
 pub use probe::{Dialect, Ports, answering};
 pub use resolve::resolve;

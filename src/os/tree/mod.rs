@@ -15,7 +15,7 @@ mod walk;
 
 pub use copy::{copy, copy_remote};
 pub use remove::remove;
-pub use usage::{Usage, usage};
+pub use usage::{Usage, usage, usage_within};
 pub(super) use walk::open_below;
 
 #[cfg(test)]

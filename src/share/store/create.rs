@@ -72,7 +72,7 @@ impl Share {
                 Ok(Some(record.clone()))
             }
             State::Creating(record, by) => {
-                if record.cluster != self.identity.cluster || self.is_anothers(*by)? {
+                if record.cluster != self.identity.cluster() || self.is_anothers(*by)? {
                     return Err(being_made(wanted));
                 }
                 self.discard(found, record, *by)?;
@@ -84,7 +84,7 @@ impl Share {
 
     /// Only the own cluster's volumes are touched.
     pub(super) fn check_own(&self, record: &VolumeRecord, way_out: &str) -> Result<()> {
-        if record.cluster == self.identity.cluster {
+        if record.cluster == self.identity.cluster() {
             return Ok(());
         }
         Err(Error::Incompatible(format!(
@@ -214,8 +214,8 @@ impl Share {
             name: wanted.name.clone(),
             key: wanted.key,
             incarnation: Uuid::new_v4(),
-            cluster: self.identity.cluster.clone(),
-            creator: self.identity.instance,
+            cluster: self.identity.cluster().to_owned(),
+            creator: self.identity.instance(),
             id: wanted.id.clone(),
             root: wanted.root.clone(),
             fileid,

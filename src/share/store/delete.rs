@@ -144,7 +144,7 @@ impl Share {
     pub(super) fn ready(&self, key: Key) -> Result<(Volume, VolumeRecord)> {
         match self.look(key)? {
             Some(Volume { directory, state: State::Ready(record) })
-                if record.cluster == self.identity.cluster =>
+                if record.cluster == self.identity.cluster() =>
             {
                 Ok((Volume { directory, state: State::Ready(record.clone()) }, record))
             }

@@ -65,12 +65,14 @@ pub struct Leftover {
 
 impl Share {
     /// Looks for what the own cluster left, and for what nobody knows.
-    pub fn leftovers(&self) -> Result<Vec<Leftover>> {
+    /// `progress` gets the number of objects looked at in the part at hand.
+    pub fn leftovers(&self, progress: &mut dyn FnMut(u64)) -> Result<Vec<Leftover>> {
         let mut found = Vec::new();
         self.left_in_tmp(&mut found)?;
+        progress(0);
         self.left_in_trash(&mut found)?;
-        self.left_volumes(&mut found)?;
-        self.left_snapshots(&mut found)?;
+        self.left_volumes(&mut found, progress)?;
+        self.left_snapshots(&mut found, progress)?;
         for name in names(&self.home)? {
             if !PARTS.iter().any(|part| name == *part) && name != "format.json" {
                 found.push(stranger(self, &self.home, &name));
@@ -165,21 +167,22 @@ impl Share {
         Ok(())
     }
 
-    fn left_volumes(&self, found: &mut Vec<Leftover>) -> Result<()> {
-        for key in self.keys(Kind::Volume)? {
+    fn left_volumes(&self, found: &mut Vec<Leftover>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for (number, key) in (1..).zip(self.keys(Kind::Volume)?) {
+            progress(number);
             let name = super::names::of_key(key);
             let (what, fate) = match self.look(key) {
                 Err(error @ Error::Damaged(_)) => (What::Damaged(key), Fate::Leave(error.chain())),
                 Err(error) => return Err(error),
                 Ok(Some(Volume { state: State::Creating(record, by), .. })) => {
-                    if record.cluster != self.identity.cluster {
+                    if record.cluster != self.identity.cluster() {
                         continue;
                     }
                     let alive = self.is_alive(by)?;
                     (What::Unfinished(key), if alive { Fate::Leave(in_work()) } else { Fate::Purge })
                 }
                 Ok(Some(Volume { state: State::Ready(record), .. })) => {
-                    if record.cluster != self.identity.cluster {
+                    if record.cluster != self.identity.cluster() {
                         continue;
                     }
                     let stands = self.standing(&record.root, Aim::Existing);
@@ -201,8 +204,9 @@ impl Share {
         Ok(())
     }
 
-    fn left_snapshots(&self, found: &mut Vec<Leftover>) -> Result<()> {
-        for key in self.keys(Kind::Snapshot)? {
+    fn left_snapshots(&self, found: &mut Vec<Leftover>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for (number, key) in (1..).zip(self.keys(Kind::Snapshot)?) {
+            progress(number);
             let name = super::names::of_key(key);
             match self.look_for_snapshot(key) {
                 Err(error @ Error::Damaged(_)) => {

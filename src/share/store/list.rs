@@ -11,6 +11,7 @@ use crate::{
     os::space::{self, Space},
 };
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A part of a list, by key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,12 @@ pub struct Page<T> {
     pub damaged: Vec<(Key, String)>,
     /// Where the next page goes on; `None`: this is the last one.
     pub after: Option<Key>,
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), damaged: Vec::new(), after: None }
+    }
 }
 
 impl Share {
@@ -39,14 +46,22 @@ impl Share {
 
     /// At most `limit` (one, if it is 0) of the own cluster's volumes, those with keys greater than `after`.
     pub fn volumes(&self, after: Option<Key>, limit: usize) -> Result<Page<VolumeRecord>> {
-        let own = |record: &VolumeRecord| record.cluster == self.identity.cluster;
-        self.page(Kind::Volume, after, limit, |key| Ok(self.volume(key)?.filter(own)))
+        self.page(Kind::Volume, after, limit, |key| self.own_volume(key))
+    }
+
+    /// A volume that exists and is the own cluster's.
+    pub fn own_volume(&self, key: Key) -> Result<Option<VolumeRecord>> {
+        Ok(self.volume(key)?.filter(|record| record.cluster == self.identity.cluster()))
+    }
+
+    /// A snapshot that exists and is the own cluster's.
+    pub fn own_snapshot(&self, key: Key) -> Result<Option<SnapshotRecord>> {
+        Ok(self.snapshot(key)?.filter(|record| record.cluster == self.identity.cluster()))
     }
 
     /// At most `limit` of the own cluster's snapshots, those with keys greater than `after`.
     pub fn snapshots(&self, after: Option<Key>, limit: usize) -> Result<Page<SnapshotRecord>> {
-        let own = |record: &SnapshotRecord| record.cluster == self.identity.cluster;
-        self.page(Kind::Snapshot, after, limit, |key| Ok(self.snapshot(key)?.filter(own)))
+        self.page(Kind::Snapshot, after, limit, |key| self.own_snapshot(key))
     }
 
     fn page<T>(
@@ -56,7 +71,7 @@ impl Share {
         limit: usize,
         read: impl Fn(Key) -> Result<Option<T>>,
     ) -> Result<Page<T>> {
-        let mut page = Page { entries: Vec::new(), damaged: Vec::new(), after: None };
+        let mut page = Page::default();
         let mut last = None;
         for key in self.keys(kind)?.into_iter().filter(|key| Some(*key) > after) {
             if page.entries.len() >= limit.max(1) {
@@ -83,9 +98,9 @@ impl Share {
         keys.sort_unstable();
         Ok(keys)
     }
+}
 
-    /// How much room the share has.
-    pub fn space(&self) -> Result<Space> {
-        space::of(self.root.path()).on_share(|| "reading the free space of the share".into())
-    }
+/// How much room the share that is mounted at `root` has.
+pub fn space(root: &Path) -> Result<Space> {
+    space::of(root).on_share(|| "reading the free space of the share".into())
 }

@@ -23,6 +23,7 @@ mod delete;
 mod discard;
 mod fault;
 mod format;
+mod health;
 mod leftovers;
 mod list;
 mod names;
@@ -35,8 +36,9 @@ mod trash;
 mod worker;
 
 pub use format::{Format, migrate};
+pub use health::{Bounds, Flaw, Usage};
 pub use leftovers::{Fate, Leftover, What};
-pub use list::Page;
+pub use list::{Page, space};
 pub use record::{HOME, NewSnapshot, NewVolume, OnDelete, Place, SnapshotRecord, VERSION, VolumeRecord};
 pub use trash::Purge;
 pub use worker::Identity;

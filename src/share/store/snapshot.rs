@@ -59,7 +59,7 @@ impl Share {
         let Some(record) = &found.record else {
             return self.finish_deletion(wanted.key, &found.directory).map(|()| None);
         };
-        if record.cluster != self.identity.cluster {
+        if record.cluster != self.identity.cluster() {
             return Err(Error::Incompatible(format!(
                 "snapshot {:?} on the share belongs to another cluster ({}): use another name",
                 record.name, record.cluster
@@ -99,7 +99,7 @@ impl Share {
             version: VERSION,
             name: wanted.name.clone(),
             key: wanted.key,
-            cluster: self.identity.cluster.clone(),
+            cluster: self.identity.cluster().to_owned(),
             id: wanted.id.clone(),
             volume: volume.key,
             volume_id: volume.id.clone(),
@@ -142,7 +142,7 @@ impl Share {
         let _turn = self.begin(Kind::Snapshot, key)?;
         let Some(Snapshot { directory, record }) = self.look_for_snapshot(key)? else { return Ok(()) };
         if let Some(record) = record {
-            if record.cluster != self.identity.cluster {
+            if record.cluster != self.identity.cluster() {
                 return Err(Error::Refused(format!(
                     "snapshot {:?} on the share belongs to another cluster ({}): delete it there",
                     record.name, record.cluster
@@ -199,7 +199,7 @@ impl Share {
             Source::Snapshot(key) => {
                 let unknown = || Error::NotFound(format!("snapshot {key} does not exist on the share"));
                 let found = self.look_for_snapshot(key)?.ok_or_else(unknown)?;
-                let own = |record: &SnapshotRecord| record.cluster == self.identity.cluster;
+                let own = |record: &SnapshotRecord| record.cluster == self.identity.cluster();
                 let record = found.record.filter(own).ok_or_else(unknown)?;
                 let content = found.directory.enter(OsStr::new(DATA));
                 let content = content.on_share(|| format!("opening snapshot {key}"))?;

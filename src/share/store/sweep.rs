@@ -19,20 +19,24 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 impl Share {
-    /// Discards what dead workers of the own cluster left unfinished, and purges its trash.
+    /// Discards what dead workers of the own cluster left unfinished, and purges its trash. `progress` is called
+    /// now and then.
     pub fn sweep(&self, progress: &mut dyn FnMut(u64)) -> Result<Purge> {
         self.beat()?;
-        self.sweep_volumes()?;
-        self.sweep_snapshots()?;
+        self.sweep_volumes(progress)?;
+        self.sweep_snapshots(progress)?;
         self.sweep_tmp()?;
+        progress(0);
         self.sweep_claims()?;
+        progress(0);
         let purge = self.purge(progress)?;
         self.forget_workers()?;
         Ok(purge)
     }
 
-    fn sweep_volumes(&self) -> Result<()> {
-        for key in self.keys(Kind::Volume)? {
+    fn sweep_volumes(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for (number, key) in (1..).zip(self.keys(Kind::Volume)?) {
+            progress(number);
             let swept = self.look(key).and_then(|found| {
                 let Some(found) = found else { return Ok(()) };
                 if matches!(found.state, State::Ready(_)) {
@@ -41,7 +45,7 @@ impl Share {
                 let Ok(_turn) = self.begin(Kind::Volume, key) else { return Ok(()) };
                 match &found.state {
                     State::Creating(record, by)
-                        if by.tag == self.tag() && record.cluster == self.identity.cluster =>
+                        if by.tag == self.tag() && record.cluster == self.identity.cluster() =>
                     {
                         if !self.is_anothers(*by)? {
                             tracing::info!(volume = %key, "discarding what an interrupted request left");
@@ -59,8 +63,9 @@ impl Share {
     }
 
     /// Snapshots whose deletion was interrupted.
-    fn sweep_snapshots(&self) -> Result<()> {
-        for key in self.keys(Kind::Snapshot)? {
+    fn sweep_snapshots(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for (number, key) in (1..).zip(self.keys(Kind::Snapshot)?) {
+            progress(number);
             let swept = self.look_for_snapshot(key).and_then(|found| {
                 let Some(found) = found.filter(|found| found.record.is_none()) else { return Ok(()) };
                 let names = super::object::list(&found.directory)?;

@@ -8,11 +8,12 @@ use super::{
     fault::OnShare,
     names::{Tag, Worker},
 };
-use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use crate::{
+    error::{Doing as _, Error, Result},
+    os::presence::{Other, Presence},
+};
 use std::{
-    collections::BTreeSet,
-    sync::{MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 use uuid::Uuid;
@@ -20,21 +21,46 @@ use uuid::Uuid;
 /// How old a heartbeat gets while somebody works.
 const BEAT: Duration = Duration::from_secs(10);
 
-/// Who uses a share.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Who uses a share: a cluster, and one of its processes, which other processes of the same host see end.
+#[derive(Clone, Debug)]
 pub struct Identity {
-    /// The cluster: only its own volumes are listed, swept and deleted.
-    pub cluster: String,
-    /// The process: another for each start.
-    pub instance: Uuid,
-    /// Processes of this cluster that are known to have ended: what they left need not age.
-    #[serde(default)]
-    pub ended: BTreeSet<Uuid>,
+    cluster: String,
+    presence: Arc<Presence>,
 }
 
 impl Identity {
+    /// A new instance of a cluster, which ends with the last copy of this.
+    pub fn new(cluster: &str) -> Result<Self> {
+        let presence =
+            Presence::new().doing(|| "making itself known to other processes of the host".into())?;
+        Ok(Self { cluster: cluster.to_owned(), presence: Arc::new(presence) })
+    }
+
+    /// One whose end nobody sees.
+    #[cfg(test)]
+    pub(super) fn elsewhere(cluster: &str) -> Result<Self> {
+        let presence = Presence::of_another_host().doing(String::new)?;
+        Ok(Self { cluster: cluster.to_owned(), presence: Arc::new(presence) })
+    }
+
+    /// Only this cluster's volumes are listed, swept and deleted.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Another for each opening of a store.
+    pub fn instance(&self) -> Uuid {
+        self.presence.instance()
+    }
+
     pub(super) fn worker(&self) -> Worker {
-        Worker { tag: Tag::of(&self.cluster), instance: self.instance }
+        Worker { tag: Tag::of(&self.cluster), instance: self.instance() }
+    }
+
+    /// As if the process had ended.
+    #[cfg(test)]
+    pub(super) fn end(&self) {
+        self.presence.end();
     }
 }
 
@@ -88,7 +114,8 @@ impl Share {
 
     /// Whether another process is at work.
     pub(super) fn is_alive(&self, worker: Worker) -> Result<bool> {
-        if worker.tag == self.tag() && self.identity.ended.contains(&worker.instance) {
+        // One that exists may hang all the same, or be wrongly named: then its heartbeat tells.
+        if self.identity.presence.look_for(worker.instance) == Other::Ended {
             return Ok(false);
         }
         let now = self.server_time()?;

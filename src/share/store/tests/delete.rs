@@ -45,7 +45,7 @@ fn a_directory_that_is_another_is_left_alone() {
         fs::write(root.join("foreign"), b"").unwrap();
         assert!(matches!(share.delete_volume(key("v")), Err(Error::Refused(_))));
         assert_eq!(names(&root), ["foreign"]);
-        let found = share.leftovers().unwrap();
+        let found = share.leftovers(&mut |_| {}).unwrap();
         assert!(matches!(&found[..], [one] if one.what == What::Lost(key("v"))), "{found:?}");
         let origin = cut(&share, &snapshot("s", "v"));
         assert!(matches!(origin, Err(Error::Refused(_))), "{origin:?}");
@@ -78,7 +78,7 @@ fn a_late_rename_into_trash_destroys_nothing() {
 
     let purge = share.purge(&mut |_| {}).unwrap();
     assert!(purge.gone == 0 && purge.left.len() == 1, "{purge:?}");
-    let found = share.leftovers().unwrap();
+    let found = share.leftovers(&mut |_| {}).unwrap();
     let one = found.iter().find(|one| matches!(one.what, What::Trash(_))).unwrap();
     assert!(matches!(one.fate, Fate::Leave(_)));
     assert!(share.purge_leftover(one, &mut |_| {}).unwrap().is_some());
@@ -108,8 +108,8 @@ fn trash_is_purged_by_one_and_taken_over_from_the_dead() {
     assert_eq!(share.purge(&mut |_| {}).unwrap().gone, 0);
     let foreign = Share::open_or_make(home.path(), &identity("other")).unwrap();
     assert_eq!(foreign.purge(&mut |_| {}).unwrap().gone, 0);
-    assert_eq!(foreign.leftovers().unwrap(), []);
-    assert_eq!(successor(home.path(), alive.worker.instance).purge(&mut |_| {}).unwrap().gone, 1);
+    assert_eq!(foreign.leftovers(&mut |_| {}).unwrap(), []);
+    assert_eq!(successor(home.path(), &alive).purge(&mut |_| {}).unwrap().gone, 1);
     sound(&share);
 }
 

@@ -24,7 +24,7 @@ use std::{
 use uuid::Uuid;
 
 fn identity(cluster: &str) -> Identity {
-    Identity { cluster: cluster.into(), instance: Uuid::new_v4(), ended: BTreeSet::new() }
+    Identity::new(cluster).unwrap()
 }
 
 /// Another controller of cluster `c`.
@@ -32,10 +32,15 @@ fn open(root: &Path) -> Share {
     Share::open_or_make(root, &identity("c")).unwrap()
 }
 
-/// A controller which knows that `dead` has ended.
-fn successor(root: &Path, dead: Uuid) -> Share {
-    let identity = Identity { ended: BTreeSet::from([dead]), ..identity("c") };
-    Share::open_or_make(root, &identity).unwrap()
+/// A controller of another host, which cannot see that this one's processes end.
+fn open_elsewhere(root: &Path) -> Share {
+    Share::open_or_make(root, &Identity::elsewhere("c").unwrap()).unwrap()
+}
+
+/// A controller of the same host after another one has ended.
+fn successor(root: &Path, dead: &Share) -> Share {
+    dead.identity.end();
+    open(root)
 }
 
 fn key(name: &str) -> Key {
@@ -121,7 +126,7 @@ fn claims(share: &Share) -> Vec<(PathBuf, Claim)> {
 fn sound(share: &Share) {
     let purge = share.sweep(&mut |_| {}).unwrap();
     assert_eq!(purge.left, [], "something could not be purged");
-    assert_eq!(share.leftovers().unwrap(), []);
+    assert_eq!(share.leftovers(&mut |_| {}).unwrap(), []);
     let home = share.root().join(".wharf");
     let strangers: Vec<_> =
         names(&home.join("tmp")).into_iter().filter(|name| !name.ends_with(".alive")).collect();

@@ -170,7 +170,7 @@ fn a_copy_that_is_told_to_stop_can_be_repeated() {
     let other = open(home.path());
     assert!(matches!(create(&other, &clone), Err(Error::Busy(_))));
     assert!(matches!(cut(&other, &snapshot("s", "v")), Err(Error::Busy(_))));
-    let other = successor(home.path(), share.worker.instance);
+    let other = successor(home.path(), &share);
     create(&other, &clone).unwrap();
     cut(&other, &snapshot("s", "v")).unwrap();
     assert_eq!(names(&home.path().join("c")), ["f"]);
@@ -188,7 +188,7 @@ fn a_late_worker_gives_up() {
     let mut taken = false;
     let outcome = share.create_volume(&clone, Abilities::default(), &mut |_| {
         if !std::mem::replace(&mut taken, true) {
-            create(&successor(home.path(), share.worker.instance), &clone).unwrap();
+            create(&successor(home.path(), &share), &clone).unwrap();
         }
         true
     });
@@ -196,7 +196,7 @@ fn a_late_worker_gives_up() {
     taken = false;
     let outcome = share.create_snapshot(&snapshot("s", "v"), Abilities::default(), &mut |_| {
         if !std::mem::replace(&mut taken, true) {
-            cut(&successor(home.path(), share.worker.instance), &snapshot("s", "v")).unwrap();
+            cut(&successor(home.path(), &share), &snapshot("s", "v")).unwrap();
         }
         true
     });
