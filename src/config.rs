@@ -10,7 +10,7 @@ use crate::{
     store::PoolConfig,
     volume::nfs::{self, Settings},
 };
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// A CSI driver for local and NFS volumes: snapshots, clones and growth from disks and servers you already have.
@@ -130,10 +130,11 @@ pub struct CheckArgs {
 
 /// Of `wharf volumes`.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(group = ArgGroup::new("stores").required(true).multiple(true))]
 pub struct VolumesArgs {
     /// The pools to list: NAME=PATH[,mounted].
-    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]",
-          required_unless_present = "shares", value_delimiter = ' ', value_parser = parse_pool)]
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", group = "stores",
+          value_delimiter = ' ', value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would become a heading")]
@@ -145,10 +146,11 @@ pub struct VolumesArgs {
 
 /// Of `wharf gc`.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(group = ArgGroup::new("stores").required(true).multiple(true))]
 pub struct GcArgs {
     /// The pools to look through: NAME=PATH[,mounted].
-    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]",
-          required_unless_present = "shares", value_delimiter = ' ', value_parser = parse_pool)]
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", group = "stores",
+          value_delimiter = ' ', value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would become a heading")]
@@ -167,8 +169,8 @@ pub struct ShareArgs {
     /// An NFS share: SERVER:/PATH, or SERVER:/PATH,OPTION,… with mount options.
     ///
     /// Repeatable. The environment variable holds several with spaces in between.
-    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", value_delimiter = ' ',
-          value_parser = parse_share)]
+    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", group = "stores",
+          value_delimiter = ' ', value_parser = parse_share)]
     pub shares: Vec<At>,
     /// Whose volumes on shares are meant [default: a hash of this machine's id].
     ///

@@ -91,15 +91,12 @@ pub(super) fn list(arguments: &ShareArgs, report: &mut Report) -> std::result::R
 
 fn look(remote: &Remote, at: &At, mounts: &[Mount]) -> Result<Found> {
     let share = reach(at);
-    let on = || Store::Share(at.to_string());
-    let (volumes, unreadable_volumes) =
-        all(|after| remote.volumes(&share, after, CHUNK), |record| record.key)?;
-    let (snapshots, unreadable_snapshots) =
-        all(|after| remote.snapshots(&share, after, CHUNK), |record| record.key)?;
+    let volumes = all(|after| remote.volumes(&share, after, CHUNK), |record| record.key)?;
+    let snapshots = all(|after| remote.snapshots(&share, after, CHUNK), |record| record.key)?;
     let space = remote.space(&share)?;
     let figures = Figures {
-        volumes: volumes.len(),
-        snapshots: snapshots.len(),
+        volumes: volumes.entries.len() + volumes.damaged.len(),
+        snapshots: snapshots.entries.len() + snapshots.damaged.len(),
         total: space.total,
         available: space.available,
     };
@@ -113,28 +110,26 @@ fn look(remote: &Remote, at: &At, mounts: &[Mount]) -> Result<Found> {
         };
         Ok(Some(volume(at, record, flaw, mounts)))
     };
+    let damaged = |(key, why)| Row::damaged(Store::Share(at.to_string()), key, why);
     let mut rows =
-        volumes.into_iter().map(healthy).filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
-    rows.extend(unreadable_volumes.into_iter().map(|(key, why)| Row::damaged(on(), key, why)));
-    let snapshots = snapshots.into_iter().map(|record| snapshot(on(), record));
-    let damaged = unreadable_snapshots.into_iter().map(|(key, why)| Row::damaged(on(), key, why));
-    Ok(Found { figures, volumes: rows, snapshots: snapshots.chain(damaged).collect() })
+        volumes.entries.into_iter().map(healthy).filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+    rows.extend(volumes.damaged.into_iter().map(damaged));
+    let copies = snapshots.entries.into_iter().map(|record| snapshot(at, record));
+    let copies = copies.chain(snapshots.damaged.into_iter().map(damaged)).collect();
+    Ok(Found { figures, volumes: rows, snapshots: copies })
 }
 
-/// All pages: what could be read, and what could not be.
-fn all<T>(
-    fetch: impl Fn(Option<Key>) -> Result<Page<T>>,
-    key: impl Fn(&T) -> Key,
-) -> Result<(Vec<T>, Vec<(Key, String)>)> {
-    let (mut entries, mut damaged, mut after) = (Vec::new(), Vec::new(), None);
+/// All pages in one.
+fn all<T>(fetch: impl Fn(Option<Key>) -> Result<Page<T>>, key: impl Fn(&T) -> Key) -> Result<Page<T>> {
+    let mut whole = Page::default();
     loop {
-        let page = fetch(after)?;
-        entries.extend(page.entries);
-        damaged.extend(page.damaged);
+        let page = fetch(whole.after)?;
+        whole.entries.extend(page.entries);
+        whole.damaged.extend(page.damaged);
         // Each page begins behind the last: a helper that says otherwise would be asked for ever.
-        match page.after.filter(|next| entries.last().map(&key) == Some(*next)) {
-            Some(next) => after = Some(next),
-            None => return Ok((entries, damaged)),
+        whole.after = page.after.filter(|next| whole.entries.last().map(&key) == Some(*next));
+        if whole.after.is_none() {
+            return Ok(whole);
         }
     }
 }
@@ -159,7 +154,7 @@ fn volume(at: &At, record: VolumeRecord, flaw: Option<Flaw>, mounts: &[Mount]) -
     }
 }
 
-fn snapshot(on: Store, record: SnapshotRecord) -> Row {
+fn snapshot(at: &At, record: SnapshotRecord) -> Row {
     Row {
         id: record.id,
         name: Some(record.name),
@@ -168,7 +163,7 @@ fn snapshot(on: Store, record: SnapshotRecord) -> Row {
         created: Some(print::time(record.created.system_time())),
         // Nobody has looked at its files.
         health: "unknown",
-        ..Row::new(on, record.key)
+        ..Row::new(Store::Share(at.to_string()), record.key)
     }
 }
 
@@ -266,8 +261,8 @@ mod tests {
             let next = if after.is_none() { 1 } else { 2 };
             Ok(Page { entries: vec![key(next)], damaged: Vec::new(), after: (next == 1).then(|| key(1)) })
         };
-        assert_eq!(all(fetch, |key| *key).unwrap().0, [key(1), key(2)]);
+        assert_eq!(all(fetch, |key| *key).unwrap().entries, [key(1), key(2)]);
         let odd = |_| Ok(Page { entries: Vec::<Key>::new(), damaged: Vec::new(), after: Some(key(1)) });
-        assert_eq!(all(odd, |key| *key).unwrap().0, []);
+        assert_eq!(all(odd, |key| *key).unwrap().entries, []);
     }
 }
