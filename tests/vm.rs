@@ -7,6 +7,8 @@
 mod growth;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/life.rs"]
+mod life;
 #[path = "vm/nfs.rs"]
 mod nfs;
 #[path = "vm/quota.rs"]

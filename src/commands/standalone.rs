@@ -3,7 +3,7 @@
 use super::share_helper;
 use crate::{
     config::{StandaloneArgs, check_pools},
-    os::{self, child::Launcher},
+    os,
     rpc::{self, Offer, metrics::Metrics},
     server::{self, End, Endpoint, Shutdown},
     service::{
@@ -56,7 +56,7 @@ pub fn shares(shares: &[At], owner: Option<&str>, node_id: &str) -> nfs::Config 
     nfs::Config {
         shares: shares.to_vec(),
         owner: owner.map_or_else(|| default_owner(node_id), str::to_owned),
-        launcher: Launcher::new([share_helper::NAME]),
+        launcher: share_helper::launcher(),
         limits: Limits::default(),
     }
 }

@@ -173,6 +173,11 @@ impl Error {
             if source.kind() == io::ErrorKind::Unsupported && source.raw_os_error().is_none())
     }
 
+    /// The kernel does not know the type of filesystem, and could not load it.
+    pub fn is_unknown_filesystem(&self) -> bool {
+        self.errno() == Some(libc::ENODEV)
+    }
+
     /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
     pub fn is_in_the_way(&self) -> bool {
         self.errno() == Some(libc::EAGAIN)

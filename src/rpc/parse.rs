@@ -17,6 +17,7 @@ use crate::{
         topology::Requirement,
     },
 };
+use std::collections::BTreeMap;
 
 fn missing(field: &str) -> Error {
     Error::Invalid(format!("{field} is missing"))
@@ -73,6 +74,11 @@ fn requirement(requirement: Option<csi::TopologyRequirement>) -> Requirement {
     let requirement = requirement.unwrap_or_default();
     let segments = |topologies: Vec<csi::Topology>| topologies.into_iter().map(|t| t.segments).collect();
     Requirement { requisite: segments(requirement.requisite), preferred: segments(requirement.preferred) }
+}
+
+/// `None`: the volume is no NFS volume.
+fn nfs_context(context: &BTreeMap<String, String>) -> Result<Option<nfs::Context>> {
+    if nfs::is_nfs(context) { nfs::Context::parse(context).map(Some) } else { Ok(None) }
 }
 
 fn source(source: csi::VolumeContentSource) -> Result<SourceRequest> {
@@ -244,6 +250,8 @@ impl TryFrom<csi::NodeStageVolumeRequest> for Stage {
             id: required("volume_id", request.volume_id)?,
             staging: TargetPath::new("staging_target_path", request.staging_target_path)?,
             capability: capability(request.volume_capability.ok_or_else(|| missing("volume_capability"))?)?,
+            context: nfs_context(&request.volume_context)?,
+            secret_options: secret_options(&request.secrets)?,
         })
     }
 }
@@ -273,6 +281,8 @@ impl TryFrom<csi::NodePublishVolumeRequest> for Publish {
             target: TargetPath::new("target_path", request.target_path)?,
             capability: capability(request.volume_capability.ok_or_else(|| missing("volume_capability"))?)?,
             read_only: request.readonly,
+            context: nfs_context(&request.volume_context)?,
+            secret_options: secret_options(&request.secrets)?,
         })
     }
 }

@@ -128,6 +128,9 @@ impl Service {
 
     /// Grows the filesystem of a staged or published volume to its recorded size.
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
+        if self.is_on_share(&request.id, request.path.absolute()) {
+            return self.nfs_node.expand(request);
+        }
         let (_, record, _) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
         // It may have been unmounted meanwhile, and what is grown is what is mounted there.

@@ -2,7 +2,8 @@
 
 use super::{
     Service, TargetPath,
-    list::{Page, parse_token, token_after},
+    list::{Listed, Page, both, parse_token, token_after},
+    nfs::OnShare,
     target::mounted_place,
 };
 use crate::{
@@ -103,6 +104,9 @@ const NEARLY_FULL: u64 = 50;
 impl Service {
     /// What is wrong with a volume at rest.
     pub fn volume_health(&self, request: &GetVolumeHealth) -> Result<Health> {
+        if let Some(id) = OnShare::parse(&request.id) {
+            return self.shares.volume_health(&id);
+        }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;
@@ -110,9 +114,14 @@ impl Service {
     }
 
     /// Only volumes with something wrong.
-    pub fn list_health(&self, request: &ListHealth) -> Result<(Vec<Health>, String)> {
-        let after = parse_token(&request.page.token)?;
-        let most = if request.page.max_entries == 0 { usize::MAX } else { request.page.max_entries };
+    pub fn list_health(&self, request: &ListHealth) -> Result<Listed<Health>> {
+        let local = |page: &Page| self.list_local_health(page);
+        both(&request.page, local, |from, most| self.shares.list_health(from, most))
+    }
+
+    fn list_local_health(&self, page: &Page) -> Result<Listed<Health>> {
+        let after = parse_token(&page.token)?;
+        let most = if page.max_entries == 0 { usize::MAX } else { page.max_entries };
         let (mut entries, mut last): (Vec<Health>, Option<Key>) = (Vec::new(), None);
         for (key, pool) in self.keys_after(Kind::Volume, after)? {
             let (node, ailments) = at_rest(&pool, key, &self.node, Look::Thorough)?;
@@ -130,6 +139,11 @@ impl Service {
 
     /// What is wrong with a volume in use on this node.
     pub fn node_volume_health(&self, request: &NodeHealth) -> Result<Health> {
+        let paths =
+            [&request.staged, &request.published].map(|path| path.as_ref().and_then(TargetPath::absolute));
+        if paths.into_iter().any(|path| self.is_on_share(&request.id, path)) {
+            return self.nfs_node.health(request);
+        }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let mut ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;

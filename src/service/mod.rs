@@ -45,9 +45,12 @@ use crate::{
     store::{Kind, Lock, Pool, PoolConfig, Store},
     volume::{Key, NodeName, VolumeId, VolumeRecord},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Everything that a request needs.
@@ -59,6 +62,7 @@ pub struct Service {
     max_volumes: i64,
     usage: stats::UsageCache,
     shares: nfs::Shares,
+    nfs_node: nfs::node::Node,
     stopping: AtomicBool,
 }
 
@@ -84,13 +88,15 @@ fn known_key(id: &str) -> Result<Key> {
 impl Service {
     /// Opens the pools.
     pub fn new(config: &Config<'_>) -> Result<Self> {
+        let (shares, nfs_node) = nfs::Shares::new(&config.shares);
         Ok(Self {
             store: Store::open(config.pools)?,
             node_id: config.node_id.to_owned(),
             node: NodeName::of_node(config.node_id),
             max_volumes: config.max_volumes,
-            shares: nfs::Shares::new(&config.shares),
+            shares,
             usage: stats::UsageCache::default(),
+            nfs_node,
             stopping: AtomicBool::new(false),
         })
     }
@@ -124,6 +130,13 @@ impl Service {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.shares.stop();
+    }
+
+    /// Whether a request of the node that names a path is about a volume on a share. Mounts are read only where it
+    /// is not known for a local one.
+    fn is_on_share(&self, id: &str, path: Option<&Path>) -> bool {
+        let local = VolumeId::parse(id).is_some_and(|id| !matches!(self.store.volume(id.key), Ok(None)));
+        !local && self.nfs_node.concerns(id, path)
     }
 
     fn is_stopping(&self) -> bool {

@@ -50,6 +50,9 @@ pub struct Figures {
 impl Service {
     /// Figures of a published or staged volume.
     pub fn stats(&self, request: &GetStats) -> Result<Figures> {
+        if self.is_on_share(&request.id, request.path.absolute()) {
+            return self.nfs_node.stats(request);
+        }
         let figures = self.figures(request);
         // Where it was unmounted meanwhile these are not its figures, or an error that says nothing.
         self.at_path(&request.id, &request.path)?;

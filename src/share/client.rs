@@ -4,11 +4,12 @@ use super::{
     breaker::{Breaker, Pace, Pass},
     failure::Failure,
     keeper::{Blame, Helper, Trouble, keep, release_orphans},
+    refusal,
     server::{Server, ServerStatus},
     wire::What,
 };
 use crate::{
-    error::{Doing as _, Error, Result},
+    error::{Error, Result},
     os::{
         child::Launcher,
         nfs::{Attempt, Dialect, Ports, Version, answering, resolve},
@@ -107,13 +108,18 @@ pub fn find(
     limits: &Limits,
     data: impl Fn(nfs::Version, IpAddr) -> Result<String>,
 ) -> Result<What> {
-    let doing = || format!("looking for the server of {share}");
-    let mut addresses = resolve(&share.server.to_string(), 0, limits.resolving).doing(doing)?;
+    let mut addresses = resolve(&share.server.to_string(), 0, limits.resolving)
+        .map_err(|error| refusal::of_name(share, &error))?;
     let family = connection.family();
     addresses.retain(|address| family.is_none_or(|family| family == Family::of(address.ip())));
+    if let Some(family) = family.filter(|_| addresses.is_empty()) {
+        return Err(refusal::of_family(share, family));
+    }
     let dialect = if connection.version == Some(nfs::Version::V3) { Dialect::V3 } else { Dialect::V4 };
     let ports = Ports { nfs: connection.port(), mountd: connection.mount_port };
-    let address = answering(&addresses, dialect, ports, limits.answering).doing(doing)?.ip();
+    let address = answering(&addresses, dialect, ports, limits.answering)
+        .map_err(|error| refusal::of_answer(share, dialect, &error))?
+        .ip();
     let attempt = |version| Ok(Attempt { version: on_wire(version), data: data(version, address)? });
     let attempts = connection.versions().into_iter().map(attempt).collect::<Result<_>>()?;
     Ok(What::Nfs { source: share.to_string(), attempts })

@@ -73,6 +73,19 @@ pub struct Staging {
     pub fileid: Option<u64>,
 }
 
+/// A second place that is wanted for what is mounted.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    /// Where it is mounted.
+    pub source: PathBuf,
+    /// An existing directory.
+    pub target: PathBuf,
+    /// Restrictions of the new mount.
+    pub attributes: Attributes,
+    /// What the inode number of its root has to be, if that is known.
+    pub fileid: Option<u64>,
+}
+
 /// A mount that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
@@ -96,6 +109,9 @@ pub enum Looked<T> {
 pub struct Unmounting {
     /// Where it is.
     pub target: PathBuf,
+    /// Begin with force, where that may be used: the server is known not to answer, and a plain unmount that waits for
+    /// it could not be released any more.
+    pub silent: bool,
     /// Force may be used: the mount alone has its superblock, and no other volume is on it.
     pub force: bool,
     /// Where nothing else helps, take the path away and leave the mount to its users.
@@ -108,7 +124,7 @@ impl Unmounting {
     /// Of a share. First the plain way, then by force if that is allowed, then lazily.
     pub fn of(target: &Path, force: bool) -> Self {
         let filesystems = FILESYSTEMS.map(str::to_owned).to_vec();
-        Self { target: target.to_owned(), force, lazy: true, filesystems }
+        Self { target: target.to_owned(), silent: false, force, lazy: true, filesystems }
     }
 }
 
@@ -169,6 +185,35 @@ impl Children {
         }
     }
 
+    /// Binds what is mounted at one path on another one, and gives the inode number of its root, which the server has
+    /// told: one that is silent gets no new user. As with [`Self::mount`] the caller looks before it repeats.
+    pub fn bind(&self, server: &str, binding: Binding) -> Result<u64> {
+        let Binding { source, target, attributes, fileid } = binding;
+        let limit = self.patience.asking;
+        let late = || {
+            Error::Unavailable(format!(
+                "server {server} did not answer within {limit:?}, so nothing was mounted on {}: see whether it answers, then \
+                 repeat",
+                target.display()
+            ))
+        };
+        let role = Role::Bind { source, target: target.clone(), attributes, fileid };
+        match self.ask(server, &role, limit)? {
+            Some(Done::Root(fileid)) => Ok(fileid),
+            Some(_) => Err(odd()),
+            None => Err(late()),
+        }
+    }
+
+    /// The inode number of a mount's root, asked of the server and not of a cache.
+    pub fn root(&self, server: &str, path: &Path) -> Result<Looked<u64>> {
+        match self.ask(server, &Role::Ask { path: path.to_owned() }, self.patience.asking)? {
+            Some(Done::Root(fileid)) => Ok(Looked::Answer(fileid)),
+            Some(_) => Err(odd()),
+            None => Ok(Looked::Stuck),
+        }
+    }
+
     /// The figures of a mounted filesystem (statfs(2)).
     pub fn figures(&self, server: &str, path: &Path) -> Result<Looked<Space>> {
         match self.ask(server, &Role::Figures { path: path.to_owned() }, self.patience.asking)? {
@@ -183,7 +228,7 @@ impl Children {
         let Some(before) = mounted(&unmounting.target)? else { return Ok(Unmounted::Absent) };
         let mut failure = None;
         for (way, allowed, name) in [
-            (Way::Plain, true, Unmounted::Plainly),
+            (Way::Plain, !(unmounting.silent && unmounting.force), Unmounted::Plainly),
             (Way::Force, unmounting.force, Unmounted::ByForce),
             (Way::Lazy, unmounting.lazy, Unmounted::Lazily),
         ] {
@@ -286,7 +331,8 @@ impl Crowd {
 
 /// The id of the mount at a path. Never waits for a server.
 fn mounted(target: &Path) -> Result<Option<u64>> {
-    let mount = mountinfo::at(target).doing(|| format!("looking for the mount on {}", target.display()))?;
+    let mount =
+        mountinfo::named(target).doing(|| format!("looking for the mount on {}", target.display()))?;
     Ok(mount.map(|mount| mount.id))
 }
 

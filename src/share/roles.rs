@@ -3,6 +3,7 @@
 use super::{
     failure::Failure,
     helper::lost,
+    refusal,
     wire::{self, Done, Received, Receiver, Role, Way, What},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(super) fn play(role: Role, socket: &UnixStream) -> Result<()> {
         Role::Mount { what, below, target, attributes, fileid } => {
             mount_on_host(&what, &below, &target, attributes, fileid)
         }
+        Role::Bind { source, target, attributes, fileid } => bind(&source, &target, attributes, fileid),
+        Role::Ask { path } => ask(&path).map(Done::Root),
         Role::Figures { path } => space::of(&path)
             .map(Done::Figures)
             .doing(|| format!("asking for the figures of {}", path.display())),
@@ -50,7 +53,8 @@ fn answer(socket: &UnixStream, outcome: Result<Done>) -> Result<()> {
 pub(super) fn mount(what: &What, target: &Path, attributes: Attributes) -> Result<Option<Version>> {
     match what {
         What::Nfs { source, attempts } => {
-            nfs::mount(source, target, attributes, attempts).map(Some).doing(|| format!("mounting {source}"))
+            let mounted = nfs::mount(source, target, attributes, attempts);
+            mounted.map(Some).map_err(|error| refusal::of_mount(source, attempts, error))
         }
         What::Local { source, fstype, data } => mount::mount(source, target, fstype, attributes, data)
             .map(|()| None)
@@ -75,15 +79,32 @@ fn mount_on_host(
     let version = mount(what, place, Attributes::default())?;
     let tree = namespace::subtree(below, attributes).doing(doing)?;
     let found = tree.fileid().doing(doing)?;
-    if let Some(expected) = fileid.filter(|expected| *expected != found) {
-        return Err(Error::Refused(format!(
+    check_root(fileid, found, target)?;
+    tree.hand_over(&host, target).doing(doing)?;
+    Ok(Done::Mounted { version, fileid: found })
+}
+
+fn check_root(expected: Option<u64>, found: u64, target: &Path) -> Result<()> {
+    match expected.filter(|expected| *expected != found) {
+        Some(expected) => Err(Error::Refused(format!(
             "what the server has there now is not the volume (its root is inode {found}, not {expected}); \
              nothing was mounted on {}",
             target.display()
-        )));
+        ))),
+        None => Ok(()),
     }
-    tree.hand_over(&host, target).doing(doing)?;
-    Ok(Done::Mounted { version, fileid: found })
+}
+
+fn ask(path: &Path) -> Result<u64> {
+    nfs::ask(path).doing(|| format!("asking the server of {}", path.display()))
+}
+
+fn bind(source: &Path, target: &Path, attributes: Attributes, fileid: Option<u64>) -> Result<Done> {
+    let found = ask(source)?;
+    check_root(fileid, found, target)?;
+    mount::bind(source, target, attributes)
+        .map(|()| Done::Root(found))
+        .doing(|| format!("binding {} on {}", source.display(), target.display()))
 }
 
 fn unmount(target: &Path, way: Way, filesystems: &[String]) -> Result<Done> {

@@ -75,6 +75,22 @@ pub enum Role {
         /// What the inode number of its root has to be, if that is known.
         fileid: Option<u64>,
     },
+    /// Binds what is mounted at one path of the host on another one, once the server has told its attributes.
+    Bind {
+        /// What is mounted.
+        source: PathBuf,
+        /// Where it is wanted, too.
+        target: PathBuf,
+        /// Restrictions of the new mount.
+        attributes: Attributes,
+        /// What the inode number of its root has to be, if that is known.
+        fileid: Option<u64>,
+    },
+    /// Asks the server of a mount for its root's attributes.
+    Ask {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// Asks a mount for its figures.
     Figures {
         /// Where it is.
@@ -114,6 +130,8 @@ pub enum Done {
         /// The inode number of what was mounted.
         fileid: u64,
     },
+    /// The inode number of a mount's root, as the server tells it.
+    Root(u64),
     /// The figures.
     Figures(Space),
     /// It is done.

@@ -13,7 +13,7 @@ use crate::{
         mountinfo::{self, Mount},
         nfs::FILESYSTEMS,
     },
-    service::{Severity, nfs::At},
+    service::nfs::{self, At},
     share::{
         Remote,
         store::{Flaw, OnDelete, Page, Place, SnapshotRecord, VolumeRecord},
@@ -135,7 +135,7 @@ fn all<T>(fetch: impl Fn(Option<Key>) -> Result<Page<T>>, key: impl Fn(&T) -> Ke
 }
 
 fn volume(at: &At, record: VolumeRecord, flaw: Option<Flaw>, mounts: &[Mount]) -> Row {
-    let ailment = flaw.map(|flaw| ailment(&record.root, flaw));
+    let ailment = flaw.map(nfs::ailment);
     Row {
         mounts: mounted(at, &record.root, mounts),
         id: record.id,
@@ -146,8 +146,11 @@ fn volume(at: &At, record: VolumeRecord, flaw: Option<Flaw>, mounts: &[Mount]) -
             on_delete: record.on_delete,
         }),
         size: Some(record.size_bytes),
-        health: ailment.as_ref().map_or("healthy", |(severity, _)| severity.as_str()),
-        ailments: ailment.into_iter().map(|(_, text)| text).collect(),
+        health: ailment.as_ref().map_or("healthy", |ailment| ailment.severity.as_str()),
+        ailments: ailment
+            .into_iter()
+            .map(|ailment| format!("{}: {}", ailment.reason, ailment.message))
+            .collect(),
         source: record.source.map(source),
         created: Some(print::time(record.created.system_time())),
         ..Row::new(Store::Share(at.to_string()), record.key)
@@ -164,20 +167,6 @@ fn snapshot(at: &At, record: SnapshotRecord) -> Row {
         // Nobody has looked at its files.
         health: "unknown",
         ..Row::new(Store::Share(at.to_string()), record.key)
-    }
-}
-
-/// The same words as in the health RPCs.
-fn ailment(root: &Place, flaw: Flaw) -> (Severity, String) {
-    let root = root.to_string();
-    match flaw {
-        Flaw::Gone => (Severity::DataLoss, format!("DirectoryMissing: directory {root:?} is missing")),
-        Flaw::Replaced => (
-            Severity::DataLoss,
-            format!("DirectoryReplaced: something else than the volume's own stands at {root:?}"),
-        ),
-        Flaw::Damaged(why) => (Severity::Inaccessible, format!("RecordDamaged: {why}")),
-        Flaw::Silent(why) => (Severity::Inaccessible, format!("ServerUnavailable: {why}")),
     }
 }
 
@@ -221,7 +210,7 @@ pub(super) fn show(share: &ShareReport) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::volume::nfs::{self, Connection};
+    use crate::volume::nfs::{Connection, Share};
 
     fn mount(source: &str, root: &str, fstype: &str) -> Mount {
         Mount {
@@ -241,7 +230,7 @@ mod tests {
     fn mounts_of_a_volume_and_of_nothing_else() {
         let root = Place::new(vec!["a".into(), "b".into()]).unwrap();
         for (share, source) in [("nas:/x", "nas:/x"), ("nas:/", "nas:"), ("fd00::1:/x", "[fd00::1]:/x")] {
-            let at = At { share: nfs::Share::parse(share).unwrap(), connection: Connection::default() };
+            let at = At { share: Share::parse(share).unwrap(), connection: Connection::default() };
             let shown = [mount(&format!("{source}/a/b"), "/", "nfs4"), mount(source, "/a/b", "nfs")];
             let others = [
                 mount(&format!("{source}/a/b"), "/", "fuse"),

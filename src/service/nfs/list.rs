@@ -19,7 +19,7 @@ use crate::{
 use uuid::Uuid;
 
 /// How many records are fetched at a time.
-const CHUNK: usize = 500;
+pub(super) const CHUNK: usize = 500;
 
 /// Before every token of a list that has reached the shares.
 const TOKEN: &str = "share-";
@@ -61,7 +61,7 @@ impl Shares {
     /// At most so many volumes of this driver's.
     pub(in crate::service) fn volumes(&self, from: Position, most: usize) -> Result<Part<Volume>> {
         let fetch = |share: &Share, after| self.remote.volumes(share, after, CHUNK);
-        self.part(from, most, fetch, |record: VolumeRecord| Some((record.key, record.into())))
+        self.part(from, most, fetch, |_, record: VolumeRecord| Some((record.key, record.into())))
     }
 
     /// At most so many snapshots of this driver's, of one volume or of all.
@@ -72,7 +72,7 @@ impl Shares {
         source: Option<Key>,
     ) -> Result<Part<Snapshot>> {
         let fetch = |share: &Share, after| self.remote.snapshots(share, after, CHUNK);
-        self.part(from, most, fetch, |record: SnapshotRecord| {
+        self.part(from, most, fetch, |_, record: SnapshotRecord| {
             let wanted = source.is_none_or(|source| record.volume == source);
             wanted.then(|| (record.key, record.into()))
         })
@@ -90,18 +90,19 @@ impl Shares {
         Ok(record.filter(wanted).map(Snapshot::from))
     }
 
-    fn part<R, T>(
+    pub(super) fn part<R, T>(
         &self,
         from: Position,
         most: usize,
         fetch: impl Fn(&Share, Option<Key>) -> Result<Page<R>>,
-        wanted: impl Fn(R) -> Option<(Key, T)>,
+        wanted: impl Fn(&Share, R) -> Option<(Key, T)>,
     ) -> Result<Part<T>> {
         let (mut entries, mut last) = (Vec::new(), from);
         for (hash, at) in self.in_order(from.share) {
+            let share = self.uses(&at);
             let mut after = from.after.filter(|_| hash == from.share);
             loop {
-                let page = match fetch(&self.uses(&at), after) {
+                let page = match fetch(&share, after) {
                     Ok(page) => page,
                     Err(error) => {
                         tracing::warn!(share = %at, error = error.chain(), "left out of a list");
@@ -111,7 +112,7 @@ impl Shares {
                 for (key, why) in &page.damaged {
                     tracing::warn!(share = %at, %key, error = why, "left out of a list");
                 }
-                for (key, entry) in page.entries.into_iter().filter_map(&wanted) {
+                for (key, entry) in page.entries.into_iter().filter_map(|entry| wanted(&share, entry)) {
                     if entries.len() == most {
                         return Ok((entries, Some(last)));
                     }

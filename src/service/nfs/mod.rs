@@ -6,18 +6,21 @@ mod capacity;
 mod create;
 mod delete;
 mod expand;
-
+mod health;
 mod janitor;
 mod list;
+pub mod node;
 mod snapshot;
+mod usage;
 
 pub use create::{CreateOnShare, check_capability};
+pub use health::ailment;
 pub(in crate::service) use list::{Part, Position};
 
 use crate::{
     error::{Error, Result},
     os::child::Launcher,
-    share::{Limits, Remote, ServerStatus, Share, store::VolumeRecord},
+    share::{Limits, Remote, ServerStatus, Share, node::Patience, store::VolumeRecord},
     volume::{
         Key,
         nfs::{self, AnySnapshotId, AnyVolumeId, Connection, Settings},
@@ -30,6 +33,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use usage::Counts;
 
 /// How shares are used.
 #[derive(Clone, Debug)]
@@ -107,13 +111,15 @@ impl Known {
 }
 
 impl Shares {
-    /// Starts nothing but threads: helpers come with the first use of a share.
-    pub fn new(config: &Config) -> Self {
+    /// Both sides, the controller's and the node's. Starts nothing but threads: helpers come with the first use of a share.
+    pub fn new(config: &Config) -> (Self, node::Node) {
         let remote = Arc::new(Remote::new(config.launcher.clone(), config.limits, config.owner.clone()));
         let known = Arc::new(Known::default());
         let janitor = Janitor::new(Arc::clone(&remote), Arc::clone(&known));
         config.shares.iter().filter(|at| known.note(at)).for_each(|at| janitor.sweep(at));
-        Self { capacities: Capacities::new(Arc::clone(&remote)), remote, known, janitor }
+        let counts = Box::new(Counts::new(Arc::clone(&remote), Arc::clone(&known)));
+        let node = node::Node::new(config.launcher.clone(), config.limits, Patience::default(), counts);
+        (Self { capacities: Capacities::new(Arc::clone(&remote)), remote, known, janitor }, node)
     }
 
     /// Long copies stop at the next piece and leave nothing behind.

@@ -48,6 +48,27 @@ impl Options {
         self.settings.word(Slot::ReadOnly) == Some("ro")
     }
 
+    /// Whether a mount with this data of its superblock, as mountinfo shows it, is one that these options ask for. Where
+    /// it is not: an option that differs. What the server or an earlier mount has decided is no difference.
+    pub fn differ_from(&self, shown: &str, own_superblock: bool) -> Option<&'static str> {
+        let is = |wanted: &str| shown.split(',').any(|option| option == wanted);
+        let differs = |slot: &Slot| match slot {
+            Slot::Version => self.connection.version.is_some_and(|version| !is(&format!("vers={version}"))),
+            // Of several flavours one was chosen.
+            Slot::Security if self.connection.security.len() == 1 => {
+                !self.settings.texts(|each| each == *slot).all(|text| is(&text))
+            }
+            Slot::Recovery => !self.settings.texts(|each| each == *slot).all(|text| is(&text)),
+            Slot::Timeo | Slot::Retrans if own_superblock => {
+                !self.settings.texts(|each| each == *slot).all(|text| is(&text))
+            }
+            _ => false,
+        };
+        let slots = [Slot::Version, Slot::Security, Slot::Recovery, Slot::Timeo, Slot::Retrans];
+        let slot = slots.into_iter().find(differs)?;
+        Some(self.settings.name(slot).unwrap_or("vers"))
+    }
+
     /// mount(2)'s data for one version and one address of the server. With `own_superblock` the mount shares
     /// no cache with another one, and can be forced alone; otherwise as the options say.
     pub fn data(&self, version: Version, address: IpAddr, own_superblock: bool) -> Result<String> {

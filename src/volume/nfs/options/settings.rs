@@ -190,6 +190,11 @@ impl Settings {
         }
     }
 
+    /// As the user calls the option.
+    pub(super) fn name(&self, slot: Slot) -> Option<&'static str> {
+        self.0.get(&slot).map(|setting| setting.name)
+    }
+
     fn number(&self, slot: Slot) -> Option<u32> {
         match self.0.get(&slot)?.value {
             Value::Number(number) => Some(number),
