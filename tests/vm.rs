@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "vm/commands.rs"]
+mod commands;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
