@@ -7,6 +7,8 @@
 mod crash;
 #[path = "vm/export.rs"]
 mod export;
+#[path = "vm/commands.rs"]
+mod commands;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
