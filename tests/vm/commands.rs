@@ -190,7 +190,8 @@ fn leftovers_are_found_and_only_ours_go() {
     assert_eq!(fs::read(swapped.join("f")).unwrap().len(), 64 << 10);
     for path in theirs.iter().chain([&swapped, &stranger]) {
         assert!(path.exists(), "{}", path.display());
-        fs::remove_dir_all(path).unwrap();
+        fs::remove_file(path.join("f")).unwrap();
+        fs::remove_dir(path).unwrap();
     }
     let table = wharf(&["gc", "--share", XFS, "--owner", "commands-nobody"]);
     assert_eq!(table.code, Some(0), "{table:?}");
