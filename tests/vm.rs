@@ -3,6 +3,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "vm/commands.rs"]
+mod commands;
+#[path = "vm/crash.rs"]
+mod crash;
+#[path = "vm/export.rs"]
+mod export;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
@@ -11,6 +17,11 @@ mod guest;
 mod life;
 #[path = "vm/nfs.rs"]
 mod nfs;
+#[path = "vm/node.rs"]
+mod node;
+#[path = "crash/points.rs"]
+#[allow(dead_code, reason = "shared with tests/crash, which uses all of it")]
+mod points;
 #[path = "vm/quota.rs"]
 mod quota;
 #[path = "vm/remote.rs"]

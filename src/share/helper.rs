@@ -107,6 +107,8 @@ where
     A: Serialize + 'static,
     H: Fn(&Path, O, &Context) -> Result<A> + Send + Sync + 'static,
 {
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::prepare();
     let socket = child::parent().doing(|| "looking for the driver".into())?;
     let mut receiver = Receiver::default();
     match receiver.receive(&socket).map_err(lost)? {

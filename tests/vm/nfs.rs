@@ -47,7 +47,9 @@ fn blocks_are_shared_over_4_2_where_the_export_can() {
         let share = A.mount(export, version);
         let place = share.path().join(&name);
         let content = vec![7_u8; 8 << 20];
-        let mut from = File::create(place.join("from")).unwrap();
+        // FICLONE reads its source: EBADF where it was opened for writing only.
+        let mut from =
+            File::options().read(true).write(true).create_new(true).open(place.join("from")).unwrap();
         from.write_all(&content).unwrap();
         from.sync_all().unwrap();
         let before = A.inside(export).join(&name).join("from").metadata().unwrap().blocks();

@@ -68,7 +68,8 @@ fn a_limit_holds_grows_and_shows() {
         write_as_pod(&volume.target.join("g"), 64).unwrap();
         let (total, used, _) = figures(&mut scene, &volume);
         assert_eq!(total, 2 * SIZE);
-        assert!(used > 80 * MIB, "{kind:?}: {used}");
+        // XFS keeps the names in the inodes: not a block more than the files' own.
+        assert!((80 * MIB..81 * MIB).contains(&used), "{kind:?}: {used}");
 
         // Somebody lifts the limit: health says so, and the next Stage sets it again.
         let id = project_of(&scene, &volume);

@@ -36,7 +36,7 @@ mod trash;
 mod worker;
 
 pub use fault::is_open;
-pub use format::{Format, migrate};
+pub use format::{Format, VERSION as STORE_VERSION, migrate};
 pub use health::{Bounds, Flaw, Usage};
 pub use leftovers::{Fate, Leftover, What};
 pub use list::{Page, space};
