@@ -224,7 +224,17 @@ impl Drop for Rig {
 fn start(way: Way, directory: &Path) -> Driver {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
     let share = format!("{ADDRESS}:{},{}", way.export.share(), way.options());
-    command.args(["standalone", "--node-id", "node-1", "--owner", "crash", "--share", &share]);
+    command.args([
+        "standalone",
+        "--node-id",
+        "node-1",
+        "--owner",
+        "crash",
+        "--mount-timeout",
+        "30",
+        "--share",
+        &share,
+    ]);
     let paths = ["armed", "points"].map(|name| directory.join(name).to_str().unwrap().to_owned());
     fs::write(&paths[0], "").unwrap();
     let environment = [("WHARF_FAILPOINT_FILE", &*paths[0]), ("WHARF_FAILPOINT_LOG", &*paths[1])];
@@ -296,7 +306,7 @@ fn reference(rig: &mut Rig, operation: Operation) -> Reference {
     // What the preparation leaves to be purged reaches points, too.
     rig.way.export.wait_for_purge();
     let before = rig.log().len();
-    let answer = perform(&mut rig.driver.co(), rig.way, operation, &mut known)
+    let answer = until_final(|| perform(&mut rig.driver.co(), rig.way, operation, &mut known))
         .unwrap_or_else(|e| panic!("{operation:?} {}: {e:?}\n{}", rig.way.version, rig.driver.log()));
     let inventory = rig.way.export.inventory();
     let mut seen = BTreeMap::new();
@@ -472,7 +482,7 @@ fn a_power_cut_of_the_server_loses_nothing_that_was_answered() {
         let reference = reference(&mut rig, operation);
         let mut known = rig.prepare(operation);
         rig.way.export.wait_for_purge();
-        perform(&mut rig.driver.co(), way, operation, &mut known).unwrap();
+        until_final(|| perform(&mut rig.driver.co(), way, operation, &mut known)).unwrap();
         way.export.cut();
         kill_all(&mut rig.driver);
         way.export.reboot();
