@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Volumes(arguments) => commands::volumes::run(&arguments),
         Command::Gc(arguments) => commands::gc::run(&arguments),
+        Command::Migrate(arguments) => commands::migrate::run(&arguments),
         Command::Probe(arguments) => commands::probe::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::ShareHelper => commands::share_helper::run(),

@@ -7,6 +7,8 @@
 mod crash;
 #[path = "vm/export.rs"]
 mod export;
+#[path = "vm/commands.rs"]
+mod commands;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
@@ -15,12 +17,18 @@ mod guest;
 mod life;
 #[path = "vm/nfs.rs"]
 mod nfs;
+#[path = "vm/node.rs"]
+mod node;
 #[path = "crash/points.rs"]
 #[allow(dead_code, reason = "shared with tests/crash, which uses all of it")]
 mod points;
 #[path = "vm/quota.rs"]
 mod quota;
+#[path = "vm/remote.rs"]
+mod remote;
 #[path = "traps/scene.rs"]
 #[allow(dead_code, clippy::result_large_err, reason = "shared with tests/traps.rs, which uses all of it")]
 mod scene;
+#[path = "vm/share.rs"]
+mod share;
 mod support;

@@ -63,7 +63,7 @@ pub fn shares(shares: &[At], owner: Option<&str>, node_id: &str) -> nfs::Config 
 }
 
 /// Two machines never have the same one, and one machine keeps its own.
-fn default_owner(node_id: &str) -> String {
+pub fn default_owner(node_id: &str) -> String {
     let machine = os::host::machine_id().unwrap_or_else(|| node_id.to_owned());
     Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{machine}.wharf.csi.dev").as_bytes()).to_string()
 }

@@ -9,7 +9,7 @@ use super::{
     tree::open_below,
 };
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, RawMode, Timespec, Timestamps, UTIME_NOW, futimens},
+    fs::{AtFlags, Mode, OFlags, RawMode, StatxFlags, Timespec, Timestamps, UTIME_NOW, futimens, statx},
     io::Errno,
 };
 use std::{
@@ -141,9 +141,19 @@ impl Directory {
         }
     }
 
-    /// The names in it, sorted.
+    /// An NFS client believes its list of names as long as it believes the directory's attributes: it has to ask
+    /// for these now.
+    fn refresh(&self) -> Result<()> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        statx(&self.file, "", flags, StatxFlags::MTIME | StatxFlags::CTIME)
+            .map(drop)
+            .at("look at", &self.path)
+    }
+
+    /// The names in it now, sorted.
     pub fn list(&self) -> Result<Vec<OsString>> {
         let op = "list";
+        self.refresh()?;
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.file).at(op, &self.path)? {
             let entry = entry.at(op, &self.path)?;
@@ -159,6 +169,7 @@ impl Directory {
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> Result<bool> {
         let op = "list";
+        self.refresh()?;
         for entry in rustix::fs::Dir::read_from(&self.file).at(op, &self.path)? {
             let entry = entry.at(op, &self.path)?;
             if !matches!(entry.file_name().to_bytes(), b"." | b"..") {

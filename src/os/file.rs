@@ -106,6 +106,13 @@ pub fn stat_file(file: &File) -> Result<Stat> {
     rustix::fs::fstat(file).map(Stat::from).map_err(on("look at", file))
 }
 
+/// Its size now: an NFS client is made to ask its server.
+pub fn size_now(file: &File) -> Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let stat = rustix::fs::statx(file, "", flags, rustix::fs::StatxFlags::SIZE);
+    stat.map(|stat| stat.stx_size).map_err(on("look at", file))
+}
+
 /// Makes one directory with mode 0700; an existing one is an error (EEXIST).
 pub fn create_dir(path: &Path) -> Result<()> {
     rustix::fs::mkdirat(CWD, path, Mode::RWXU).at("create directory", path)

@@ -21,6 +21,9 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 const PIECE: u64 = 8 << 20;
 /// The same where a server copies: one call each, during which nothing is heard of it.
 const SERVER_PIECE: u64 = 128 << 20;
+/// What is copied to a server by way of this host's memory is sent there after so many bytes: in the end that would
+/// take long, without a sign of life.
+const HELD_BACK: u64 = 128 << 20;
 /// Zeroes are looked for in blocks of this size.
 const BLOCK: usize = 4096;
 /// The buffer where the kernel cannot copy by itself.
@@ -64,7 +67,17 @@ fn attempt(directory: &Path) -> Result<bool> {
 /// whether to go on; if not, the outcome is [`Error::Cancelled`] and `to` is incomplete. Where the
 /// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-    let copy = Copy { from, to, in_kernel: true, piece: PIECE, zeroes: false, buffer: Vec::new(), done: 0 };
+    let copy = Copy {
+        from,
+        to,
+        in_kernel: true,
+        piece: PIECE,
+        remote: false,
+        buffer: Vec::new(),
+        held: 0,
+        end: 0,
+        done: 0,
+    };
     copy.whole(progress)
 }
 
@@ -78,7 +91,8 @@ pub fn copy_remote(
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<()> {
     let piece = if in_kernel { SERVER_PIECE } else { PIECE };
-    let copy = Copy { from, to, in_kernel, piece, zeroes: true, buffer: Vec::new(), done: 0 };
+    let copy =
+        Copy { from, to, in_kernel, piece, remote: true, buffer: Vec::new(), held: 0, end: 0, done: 0 };
     copy.whole(progress)
 }
 
@@ -129,9 +143,13 @@ struct Copy<'a> {
     in_kernel: bool,
     /// The most that is copied at a time.
     piece: u64,
-    /// Runs of zeroes that pass through the buffer become holes.
-    zeroes: bool,
+    /// On a server: runs of zeroes that pass through the buffer become holes, and not all is held back.
+    remote: bool,
     buffer: Vec<u8>,
+    /// Bytes that were written and not synced.
+    held: u64,
+    /// Where what was written so far ends.
+    end: u64,
     done: u64,
 }
 
@@ -154,6 +172,9 @@ impl Copy<'_> {
                 position += copied;
             }
         }
+        if self.end == size {
+            return Ok(());
+        }
         ftruncate(self.to, size).map_err(on("set the size of", self.to))
     }
 
@@ -161,7 +182,10 @@ impl Copy<'_> {
     fn piece(&mut self, position: u64, length: u64) -> Result<u64> {
         let copied = if self.in_kernel { self.by_kernel(position, length)? } else { None };
         let copied = match copied {
-            Some(copied) => copied,
+            Some(copied) => {
+                self.end = position + copied;
+                copied
+            }
             None => self.by_buffer(position, length)?,
         };
         self.done += copied;
@@ -194,22 +218,32 @@ impl Copy<'_> {
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.from, &mut self.buffer[..], position))
             .map_err(on("read", self.from))?;
         let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
-        if self.zeroes {
-            write_but_zeroes(self.to, bytes, position)?;
+        if self.remote {
+            if let Some(end) = write_but_zeroes(self.to, bytes, position)? {
+                self.end = end;
+            }
+            self.held += bytes.len() as u64;
+            if self.held >= HELD_BACK {
+                self.held = 0;
+                self.to.sync_data().map_err(on("sync", self.to))?;
+            }
         } else {
             self.to.write_all_at(bytes, position).map_err(on("write", self.to))?;
+            self.end = position + bytes.len() as u64;
         }
         Ok(bytes.len() as u64)
     }
 }
 
-/// Leaves out blocks that hold nothing but zeroes.
-fn write_but_zeroes(to: &File, bytes: &[u8], position: u64) -> Result<()> {
+/// Leaves out blocks that hold nothing but zeroes; gives where the last of the others ends.
+fn write_but_zeroes(to: &File, bytes: &[u8], position: u64) -> Result<Option<u64>> {
+    let mut end = None;
     for run in runs(bytes) {
         let Some(data) = bytes.get(run.clone()) else { continue };
         to.write_all_at(data, position + run.start as u64).map_err(on("write", to))?;
+        end = Some(position + run.end as u64);
     }
-    Ok(())
+    Ok(end)
 }
 
 /// Where `bytes` hold something, in whole blocks.
@@ -398,8 +432,10 @@ mod tests {
                 to: &to,
                 in_kernel,
                 piece: PIECE,
-                zeroes: false,
+                remote: false,
                 buffer: Vec::new(),
+                held: 0,
+                end: 0,
                 done: 0,
             };
             let mut at = 0;

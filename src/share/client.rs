@@ -93,12 +93,13 @@ impl Share {
     }
 }
 
-/// The options of a helper's mount: errors instead of endless waiting, a superblock that can be forced, and nothing
-/// believed that another controller may have changed.
-const QUICK: &str = "softerr,timeo=20,retrans=1,nosharecache,lookupcache=none,actimeo=0";
+/// The options of a helper's mount: errors instead of endless waiting, a superblock that can be forced, and no name
+/// believed that another controller may have changed. Attributes are kept for the time of a request, or each call
+/// would first ask for those of its directory; they come with every name that is looked up, and lists ask anew.
+const QUICK: &str = "softerr,timeo=20,retrans=1,nosharecache,lookupcache=none,actimeo=3";
 
 /// As [`QUICK`] for copies, where a minute without an answer says nothing.
-const BULK: &str = "softerr,timeo=600,retrans=1,nosharecache,lookupcache=none,actimeo=0";
+const BULK: &str = "softerr,timeo=600,retrans=1,nosharecache,lookupcache=none,actimeo=3";
 
 /// Finds an address at which a share's server answers, and how to mount the share from there. `data` gives the
 /// options for one version and that address.

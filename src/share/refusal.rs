@@ -52,9 +52,9 @@ pub(super) fn of_answer(share: &nfs::Share, dialect: Dialect, error: &os::Error)
     ))
 }
 
-/// mount(2) of `server:/path` has failed.
+/// mount(2) of `server:/path` has failed. Where it was to be mounted is of no interest: it is a place that nobody sees.
 pub(super) fn of_mount(source: &str, attempts: &[Attempt], error: os::Error) -> Error {
-    let why = chain(&error);
+    let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
     let number = error.errno();
     if error.is_not_found() {
         return Error::NotFound(format!(

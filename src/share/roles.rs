@@ -9,8 +9,9 @@ use super::{
 use crate::{
     error::{Doing as _, Error, Result},
     os::{
+        self,
         mount::{self, Attributes},
-        namespace::{self, Forced, Namespace},
+        namespace::{self, Forced, Namespace, Tree},
         nfs::{self, Version},
         space,
     },
@@ -71,17 +72,72 @@ fn mount_on_host(
     attributes: Attributes,
     fileid: Option<u64>,
 ) -> Result<Done> {
-    let place = Path::new(namespace::PLACE);
     let doing = || format!("mounting on {}", target.display());
     let host = Namespace::current().doing(doing)?;
     namespace::isolate().doing(doing)?;
-    // Restrictions belong to the mount that is handed over: its superblock may be another volume's, too.
-    let version = mount(what, place, Attributes::default())?;
-    let tree = namespace::subtree(below, attributes).doing(doing)?;
-    let found = tree.fileid().doing(doing)?;
+    let mut mounted = mounted(what, below, attributes, doing)?;
+    // A superblock that other mounts use remembers for up to a minute what was there before.
+    let as_wanted = |found| fileid.is_none_or(|fileid| fileid == found);
+    if !mounted.fileid.as_ref().is_ok_and(|found| as_wanted(*found)) {
+        look_again(what, mounted.tree);
+        mounted = self::mounted(what, below, attributes, doing)?;
+    }
+    let found = mounted.fileid.map_err(|error| match error {
+        error if error.is_stale() => Error::Unavailable(format!(
+            "the server no longer has what this node remembers of {}: repeat in a minute",
+            target.display()
+        )),
+        source => Error::Os { doing: doing(), source },
+    })?;
     check_root(fileid, found, target)?;
-    tree.hand_over(&host, target).doing(doing)?;
-    Ok(Done::Mounted { version, fileid: found })
+    mounted.tree.hand_over(&host, target).doing(doing)?;
+    Ok(Done::Mounted { version: mounted.version, fileid: found })
+}
+
+/// What is mounted in this namespace, with the inode number that the server tells.
+struct Mounted {
+    version: Option<Version>,
+    tree: Tree,
+    fileid: os::Result<u64>,
+}
+
+fn mounted(what: &What, below: &Path, attributes: Attributes, doing: impl Fn() -> String) -> Result<Mounted> {
+    // Restrictions belong to the mount that is handed over: its superblock may be another volume's, too.
+    let version = mount(what, Path::new(namespace::PLACE), Attributes::default())?;
+    let tree = namespace::subtree(below, attributes).doing(doing)?;
+    let fileid = tree.fileid();
+    Ok(Mounted { version, tree, fileid })
+}
+
+/// Lets go of a mount, and has the directory above it asked of the server: if that has changed, the kernel forgets
+/// which directories it has known there. Where that fails the next mount is as this one.
+fn look_again(what: &What, tree: Tree) {
+    drop(tree);
+    let place = Path::new(namespace::PLACE);
+    let let_go = || {
+        if let Err(error) = mount::unmount(place) {
+            tracing::warn!(%error, "a mount that nobody sees stays until this child ends");
+        }
+    };
+    let_go();
+    let Some(above) = above(what) else { return };
+    if mount(&above, place, Attributes::default()).is_ok() {
+        if let Err(error) = nfs::ask(place) {
+            tracing::warn!(%error, "the directory above a share is not told");
+        }
+        let_go();
+    }
+}
+
+/// The directory that holds what is mounted, on the same server.
+fn above(what: &What) -> Option<What> {
+    let What::Nfs { source, attempts } = what else { return None };
+    let source = match source.rsplit_once('/')? {
+        (_, "") => return None,
+        (server, _) if server.ends_with(':') => format!("{server}/"),
+        (above, _) => above.to_owned(),
+    };
+    Some(What::Nfs { source, attempts: attempts.clone() })
 }
 
 fn check_root(expected: Option<u64>, found: u64, target: &Path) -> Result<()> {

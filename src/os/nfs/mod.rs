@@ -8,9 +8,11 @@ mod mount;
 mod probe;
 mod resolve;
 mod rpc;
+mod versions;
 
 pub use examine::{Powers, examine};
 pub use mount::{Attempt, FILESYSTEMS, Version, ask, mount, try_next_version};
 pub use probe::{Dialect, Ports, answering};
 pub use resolve::resolve;
 pub use rpc::{MOUNTD, NFS, PORTMAP_PORT, Program, ping, port_of};
+pub use versions::mountable;

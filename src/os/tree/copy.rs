@@ -167,8 +167,11 @@ impl Copy<'_> {
         {
             return Ok(());
         }
+        let mut file = None;
         let made = match kind {
-            FileType::RegularFile => self.regular(name, handle)?,
+            FileType::RegularFile => {
+                self.regular(name, handle, stat)?.map(|made| file = Some(OwnedFd::from(made)))
+            }
             FileType::Symlink => self.symlink(name, handle)?,
             _ => {
                 let mode = Mode::RUSR | Mode::WUSR;
@@ -181,7 +184,10 @@ impl Copy<'_> {
             Err(e) => return Err(self.target.failed("create", name, e)),
         }
         let at = self.target.directory()?;
-        let target = open_below(at, name, OFlags::PATH).map_err(|e| self.target.failed("open", name, e))?;
+        let target = match file {
+            Some(file) => file,
+            None => open_below(at, name, OFlags::PATH).map_err(|e| self.target.failed("open", name, e))?,
+        };
         attributes::copy(handle.as_fd(), target.as_fd(), stat)
             .map_err(|Failure { op, errno }| self.target.failed(op, name, errno))?;
         if let Some(link) = &link {
@@ -190,14 +196,19 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn regular(&mut self, name: &OsStr, handle: &OwnedFd) -> Result<Result<(), Errno>> {
+    fn regular(&mut self, name: &OsStr, handle: &OwnedFd, stat: &Stat) -> Result<Result<File, Errno>> {
         let source: File = match reopen(handle, OFlags::RDONLY) {
             Ok(source) => source.into(),
             Err(Errno::NOENT | Errno::STALE) => return Ok(Err(Errno::EXIST)),
             Err(e) => return Err(self.source.failed("open", name, e)),
         };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target: File = match openat(self.target.directory()?, name, flags, Mode::RUSR | Mode::WUSR) {
+        let mut mode = Mode::RUSR | Mode::WUSR;
+        if self.manner.remote {
+            // One call less where this is all; nobody else comes where the copy is made.
+            mode |= Mode::from_raw_mode(stat.st_mode & 0o777);
+        }
+        let target: File = match openat(self.target.directory()?, name, flags, mode) {
             Ok(target) => target.into(),
             Err(e) => return Ok(Err(e)),
         };
@@ -208,7 +219,7 @@ impl Copy<'_> {
                     .map_err(|e| self.target.failed("remove", name, e))?;
                 Ok(Err(Errno::EXIST))
             }
-            outcome => outcome.map(Ok),
+            outcome => outcome.map(|()| Ok(target)),
         }
     }
 
@@ -227,10 +238,10 @@ impl Copy<'_> {
         if !self.manner.remote {
             return self.bytes_of(source, target);
         }
-        let size = |file| crate::os::file::stat_file(file).map(|stat| stat.size);
-        let before = size(source)?;
+        // It was just opened, for which a client asks.
+        let before = crate::os::file::stat_file(source)?.size;
         self.bytes_of(source, target)?;
-        if size(source)? != before {
+        if crate::os::file::size_now(source)? != before {
             ftruncate(target, 0).at("start anew with", shown(target))?;
             self.bytes_of(source, target)?;
         }

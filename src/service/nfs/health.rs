@@ -36,7 +36,8 @@ impl Shares {
     }
 }
 
-fn ailment(flaw: Flaw) -> Ailment {
+/// What a flaw means to those who use the volume.
+pub fn ailment(flaw: Flaw) -> Ailment {
     let (severity, reason, message) = match flaw {
         Flaw::Gone => {
             (Severity::DataLoss, "DirectoryMissing", "the volume's directory is gone from its share".into())

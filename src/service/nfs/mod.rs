@@ -14,6 +14,7 @@ mod snapshot;
 mod usage;
 
 pub use create::{CreateOnShare, check_capability};
+pub use health::ailment;
 pub(in crate::service) use list::{Part, Position};
 
 use crate::{

@@ -17,7 +17,7 @@ use crate::{
     os::directory::Directory,
 };
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     thread,
     time::{Duration, Instant},
@@ -164,7 +164,7 @@ impl Share {
     fn judge(&self, asking: &Asking<'_>) -> Result<Verdict> {
         let mut contested: Option<Uuid> = None;
         let mut at = self.claims.again().on_share(|| "looking at claims".into())?;
-        let last = asking.place.components().len();
+        let (mut names, last) = (Vec::new(), asking.place.components().len());
         // No volume is the share's root, so there is nothing to see in `claims` itself.
         for (depth, name) in asking.place.components().iter().enumerate() {
             match at.enter(OsStr::new(name)).on_share(|| "looking at claims".into())? {
@@ -172,21 +172,20 @@ impl Share {
                 None => return Ok(contested.map_or(Verdict::Clear, Verdict::Contested)),
             }
             let same = depth + 1 == last;
-            if let Some(by) = self.judge_one(&at, asking, same, &mut contested)? {
+            names = list(&at)?;
+            if let Some(by) = self.judge_one(&at, &names, asking, same, &mut contested)? {
                 return Ok(Verdict::Taken(by));
             }
         }
-        let mut below = vec![at];
-        while let Some(at) = below.pop() {
-            for name in list(&at)? {
-                if name.as_bytes().starts_with(CLAIM.as_bytes()) {
-                    continue;
-                }
-                let Some(next) = at.enter(&name).on_share(|| "looking at claims".into())? else { continue };
-                if let Some(by) = self.judge_one(&next, asking, false, &mut contested)? {
+        let mut below = vec![(at, names)];
+        while let Some((at, names)) = below.pop() {
+            for name in names.iter().filter(|name| !name.as_bytes().starts_with(CLAIM.as_bytes())) {
+                let Some(next) = at.enter(name).on_share(|| "looking at claims".into())? else { continue };
+                let inside = list(&next)?;
+                if let Some(by) = self.judge_one(&next, &inside, asking, false, &mut contested)? {
                     return Ok(Verdict::Taken(by));
                 }
-                below.push(next);
+                below.push((next, inside));
             }
         }
         Ok(contested.map_or(Verdict::Clear, Verdict::Contested))
@@ -196,12 +195,13 @@ impl Share {
     fn judge_one(
         &self,
         directory: &Directory,
+        names: &[OsString],
         asking: &Asking<'_>,
         same: bool,
         contested: &mut Option<Uuid>,
     ) -> Result<Option<String>> {
-        for name in list(directory)? {
-            let Some(claim) = Claim::parse(&name).filter(|claim| Some(*claim) != asking.own) else {
+        for name in names {
+            let Some(claim) = Claim::parse(name).filter(|claim| Some(*claim) != asking.own) else {
                 continue;
             };
             let compatible = |record: &VolumeRecord| {
@@ -210,7 +210,7 @@ impl Share {
             match self.standing_of(claim)? {
                 Standing::Gone => {
                     directory
-                        .remove_dir(&name)
+                        .remove_dir(name)
                         .on_share(|| "removing the claim of a volume that is gone".into())?;
                     failpoint!("share.dead-claim-removed");
                 }
@@ -278,6 +278,6 @@ fn taken(place: &Place, by: &str) -> Error {
     ))
 }
 
-fn list(directory: &Directory) -> Result<Vec<std::ffi::OsString>> {
+fn list(directory: &Directory) -> Result<Vec<OsString>> {
     super::object::list(directory)
 }

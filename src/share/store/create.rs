@@ -193,9 +193,6 @@ impl Share {
 
     /// Makes the root in tmp, except where one is adopted.
     fn begin_root(&self, wanted: &NewVolume, plan: Plan, draft: Draft) -> Result<VolumeRecord> {
-        // What an earlier attempt of this process left.
-        self.bin_draft(draft)?;
-        self.bin_draft(Draft { what: What::Record, ..draft })?;
         let (fileid, adopted) = match plan {
             Plan::Adopt(fileid) => (fileid, true),
             Plan::Make => {
@@ -234,7 +231,14 @@ impl Share {
     pub(super) fn new_draft(&self, draft: Draft) -> Result<Directory> {
         let name = draft.name();
         let doing = || format!("starting {}", self.tmp.path().join(&name).display());
-        self.tmp.create_dir(&name, 0o700).on_share(doing)?;
+        match self.tmp.create_dir(&name, 0o700) {
+            // What an earlier attempt of this worker left.
+            Err(e) if e.is_already_there() => {
+                self.bin_draft(draft)?;
+                self.tmp.create_dir(&name, 0o700).on_share(doing)?;
+            }
+            made => made.on_share(doing)?,
+        }
         failpoint!("share.draft-made");
         let lost = || Error::Busy(format!("{}: another has taken it away; try again", doing()));
         self.tmp.enter(&name).on_share(doing)?.ok_or_else(lost)

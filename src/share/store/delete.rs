@@ -129,7 +129,6 @@ impl Share {
         let doing = || format!("writing the record of volume {key}");
         // From a directory of its own: a rename that the server carries out late finds nothing there.
         let draft = Draft { key, what: What::Record, worker: self.worker };
-        self.bin_draft(draft)?;
         let directory = self.new_draft(draft)?;
         directory.write(OsStr::new(RECORD), &sealed::seal(&record)?).on_share(doing)?;
         failpoint!("share.resize-written");

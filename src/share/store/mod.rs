@@ -35,7 +35,7 @@ mod sweep;
 mod trash;
 mod worker;
 
-pub use format::{Format, migrate};
+pub use format::{Format, VERSION as STORE_VERSION, migrate};
 pub use health::{Bounds, Flaw, Usage};
 pub use leftovers::{Fate, Leftover, What};
 pub use list::{Page, space};

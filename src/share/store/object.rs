@@ -89,6 +89,11 @@ impl Share {
     /// it is not empty.
     pub(super) fn clear(&self, kind: Kind, key: Key, directory: &Directory) -> Result<()> {
         let doing = || format!("removing what is left of {kind} {key}");
+        let parent = self.directory(kind);
+        match parent.remove_dir(&of_key(key)) {
+            Err(e) if e.is_not_empty() || e.is_already_there() => {}
+            result => return result.and_then(|()| parent.sync()).on_share(doing),
+        }
         for name in list(directory)? {
             let counts = name == RECORD
                 || name == DATA
@@ -98,7 +103,6 @@ impl Share {
                 directory.remove_file(&name).on_share(doing)?;
             }
         }
-        let parent = self.directory(kind);
         match parent.remove_dir(&of_key(key)) {
             Err(e) if e.is_not_empty() || e.is_already_there() => Ok(()),
             result => result.and_then(|()| parent.sync()).on_share(doing),
