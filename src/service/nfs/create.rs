@@ -49,7 +49,8 @@ impl Shares {
         let at = At { share: wish.share.clone(), connection }.with(&request.secrets)?;
         let origin = request.source.as_ref().map(|source| self.find_source(source, &at)).transpose()?;
         let wanted = new_volume(request, &wish, &id, origin.as_ref())?;
-        let record = self.remote.create_volume(&self.uses(&at), wanted)?;
+        let made = self.remote.create_volume(&self.uses(&at), wanted);
+        let record = self.janitor.made(&at, made)?;
         if !request.range.admits(record.size_bytes) {
             return Err(Error::Incompatible(format!(
                 "a volume of this name exists with another size ({} bytes): delete {} first, or use another name",

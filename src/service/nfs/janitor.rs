@@ -1,7 +1,10 @@
 //! The thread that looks after shares: purges what was deleted, and finds what dead controllers have left.
 
 use super::{At, Known};
-use crate::share::Remote;
+use crate::{
+    error::{Error, Result},
+    share::Remote,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
@@ -18,6 +21,8 @@ const AGAIN: [u64; 4] = [1, 4, 16, 60];
 #[derive(Debug)]
 pub(super) struct Janitor {
     tasks: Arc<Tasks>,
+    /// Shares on which something may have been begun that nobody has finished: its end leaves trash.
+    unsettled: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -48,11 +53,30 @@ impl Janitor {
         if let Err(error) = thread::Builder::new().name("share janitor".into()).spawn(work) {
             tracing::error!(%error, "no thread that purges shares: it is done after the next start");
         }
-        Self { tasks }
+        Self { tasks, unsettled: Mutex::default() }
+    }
+
+    /// Looks at how the making of something on a share went: what was rolled back, or discarded for it, is purged.
+    pub(super) fn made<T>(&self, at: &At, outcome: Result<T>) -> Result<T> {
+        match &outcome {
+            Ok(_) if !self.unsettled().remove(&at.to_string()) => {}
+            // Somebody else is at work.
+            Err(Error::Busy(_)) => {}
+            // The helper has ended, or does not answer: should nobody repeat it, it is discarded all the same.
+            Err(Error::Unavailable(_)) => self.sweep(at),
+            _ => self.purge(at),
+        }
+        outcome
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What dead controllers have left there is discarded, soon.
     pub(super) fn sweep(&self, at: &At) {
+        // Or by the next request that meets it.
+        self.unsettled().insert(at.to_string());
         self.tasks.lock().sweeps.insert(at.to_string(), at.clone());
         self.tasks.changed.notify_all();
     }
@@ -144,7 +168,7 @@ fn look_after(tasks: &Arc<Tasks>, remote: &Arc<Remote>, known: &Weak<Known>) {
 }
 
 /// `Some`: it has to be done again.
-fn told(at: &At, outcome: crate::error::Result<()>) -> Option<()> {
+fn told(at: &At, outcome: Result<()>) -> Option<()> {
     match outcome {
         Ok(()) => None,
         Err(error) => {

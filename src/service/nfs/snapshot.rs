@@ -35,7 +35,8 @@ impl Shares {
         id.check_length()?;
         let wanted =
             NewSnapshot { name: name.as_str().to_owned(), key, id: id.to_string(), volume: volume.key };
-        self.remote.create_snapshot(&self.uses(&at), wanted).map(Snapshot::from)
+        let made = self.remote.create_snapshot(&self.uses(&at), wanted);
+        self.janitor.made(&at, made).map(Snapshot::from)
     }
 
     /// One that must exist.
