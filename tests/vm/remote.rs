@@ -300,6 +300,8 @@ fn two_controllers_at_once() {
         let listed = |remote: &Remote| remote.volumes(share, None, 9).unwrap().entries.len();
         assert!(others[1].volume(share, key(&name)).unwrap().is_some());
         assert_eq!((listed(&others[0]), listed(&others[1])), (1, 1));
+        others[0].resize_volume(share, key(&name), 7, 8).unwrap();
+        assert_eq!(others[1].volume(share, key(&name)).unwrap().unwrap().size_bytes, 8);
         others[0].delete_volume(share, key(&name)).unwrap();
         assert_eq!(listed(&others[1]), 0);
         assert_eq!(others[1].volume(share, key(&name)).unwrap(), None);
