@@ -488,10 +488,13 @@ impl Drop for Dead {
 
 #[test]
 fn a_dead_server_lets_its_volumes_go() {
-    for kind in ["down", "frozen"] {
-        for (version, exclusive) in [("4.2", false), ("4.2", true), ("4.1", false), ("3", false), ("3", true)]
-        {
-            let mut world = World::new();
+    let mut world = World::new();
+    for (kind, volumes) in [
+        ("down", &[("4.2", true), ("4.1", false), ("3", true)][..]),
+        ("frozen", &[("4.2", false), ("3", true)]),
+    ] {
+        for (version, exclusive) in volumes.iter().copied() {
+            let logged = world.driver.log().len();
             let name = format!("dead-{kind}-{version}-{exclusive}");
             let _corner = Corner::new(B, "xfs", &name);
             let mut pv = Pv::of(B, "xfs", &name, version);
@@ -539,7 +542,7 @@ fn a_dead_server_lets_its_volumes_go() {
             timed("unstage", begin);
             assert_eq!(world.mounts(), []);
             let ways = ["UnmountLazy", "UnmountForced", "UnmountLingers"];
-            let log = world.driver.log();
+            let log = world.driver.log().split_off(logged);
             let ways: Vec<_> = ways.into_iter().filter(|way| log.contains(way)).collect();
             println!("node: {name}: {ways:?}, children left {}", children(&world.driver));
             let other = Pv::of(A, "xfs", "", "4.2");
