@@ -100,8 +100,8 @@ pub struct StandaloneArgs {
     pub owner: Option<String>,
     /// How many seconds mounting a share may take.
     ///
-    /// A server whose first answer is slow, such as one with Kerberos, may need more. A request that waits for a
-    /// server that is silent takes that long.
+    /// A server whose first answer is slow, such as one with Kerberos, may need more. A fifth of it is the time in
+    /// which the server has to answer at all.
     #[arg(long, env = "WHARF_MOUNT_TIMEOUT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub mount_timeout: u64,
     /// The driver's name, as CSIDriver objects and PVs carry it.

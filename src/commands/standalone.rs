@@ -32,7 +32,7 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     let endpoint: Endpoint =
         arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
     let mut shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
-    shares.limits.mounting = Duration::from_secs(arguments.mount_timeout);
+    shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.mount_timeout));
     let config = service::Config {
         pools: &arguments.pools,
         node_id: &node_id,

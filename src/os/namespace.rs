@@ -4,6 +4,7 @@
 use super::{
     At as _, Error, Result,
     mount::{self, Attributes},
+    nfs,
 };
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
@@ -153,9 +154,8 @@ impl Tree {
     /// The inode number of its root, asked of the server.
     pub fn fileid(&self) -> Result<u64> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-        let stat =
-            statx(&self.mount, "", flags, StatxFlags::BASIC_STATS).at("look at", "the share's directory")?;
-        Ok(stat.stx_ino)
+        let stat = statx(&self.mount, "", flags, StatxFlags::BASIC_STATS);
+        stat.and_then(|stat| nfs::number_of_living(&stat)).at("look at", "the share's directory")
     }
 
     /// Puts it on `target` in another namespace, in which this process is from then on. So a mount that comes

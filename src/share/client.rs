@@ -174,6 +174,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// With more or less time to mount; a fifth of it is for the server to answer at all.
+    #[must_use]
+    pub fn with_mounting(self, mounting: Duration) -> Self {
+        Self { mounting, answering: mounting / 5, ..self }
+    }
+}
+
 /// How many servers are remembered. One of which nothing is in use is forgotten for another.
 const MOST_SERVERS: usize = 256;
 

@@ -193,8 +193,8 @@ impl Stores {
     fn attempt(&self, root: &Path, order: &Order, context: &Context) -> Result<Answer> {
         let Some(store) = self.store(root, order, context)? else { return nowhere(&order.work) };
         let result = work(&store, &order.work, context);
-        if matches!(result, Err(Error::Unavailable(_))) {
-            // What is held open may be stale. With the last who uses it, this instance has ended.
+        if result.as_ref().is_err_and(store::is_open) {
+            // What is held open may be stale. With the last who uses it this instance ends, and what it left is nobody's.
             let mut open = self.open();
             if open.get(&order.cluster).is_some_and(|known| Arc::ptr_eq(known, &store)) {
                 open.remove(&order.cluster);

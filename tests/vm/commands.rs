@@ -183,9 +183,15 @@ fn leftovers_are_found_and_only_ours_go() {
     let applied = gc(true);
     assert_eq!((applied.code, applied.json()["removed"].as_u64()), (Some(0), Some(2)), "{applied:?}");
     assert!(ours.iter().all(|path| !path.exists()));
+    // Whoever purges takes the name for itself first; it is not touched otherwise.
+    let name = swapped.file_name().unwrap().to_str().unwrap();
+    let names = fs::read_dir(home.join("trash")).unwrap().map(|entry| entry.unwrap().path());
+    let swapped = names.into_iter().find(|path| path.to_str().unwrap().contains(name)).unwrap();
+    assert_eq!(fs::read(swapped.join("f")).unwrap().len(), 64 << 10);
     for path in theirs.iter().chain([&swapped, &stranger]) {
         assert!(path.exists(), "{}", path.display());
-        fs::remove_dir_all(path).unwrap();
+        fs::remove_file(path.join("f")).unwrap();
+        fs::remove_dir(path).unwrap();
     }
     let table = wharf(&["gc", "--share", XFS, "--owner", "commands-nobody"]);
     assert_eq!(table.code, Some(0), "{table:?}");
@@ -242,13 +248,18 @@ fn each_export_is_told_for_what_it_is() {
     assert!(absent.code == Some(1) && absent.out.contains("/export/none"), "{absent:?}");
 
     for export in ["xfs", "ext4", "squash"] {
-        eventually("nothing is left", 30, || {
-            let names = fs::read_dir(A.inside(export)).unwrap().map(|entry| entry.unwrap().file_name());
-            names
-                .filter_map(|name| name.into_string().ok())
-                .all(|name| !name.starts_with(".nfs") && !name.starts_with(".tmp"))
-        });
+        eventually("nothing is left", 30, || left(export).is_empty());
     }
+}
+
+/// What a look may leave for a moment.
+fn left(export: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(A.inside(export)).unwrap().map(|entry| entry.unwrap().path());
+    let is_left = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with(".nfs") || name.starts_with(".wharf-check-")
+    };
+    entries.filter(is_left).collect()
 }
 
 #[test]
@@ -282,7 +293,8 @@ fn a_dead_server_is_named_in_time() {
     let in_time = |arguments: &[&str]| {
         let begun = Instant::now();
         let outcome = wharf(arguments);
-        assert!(begun.elapsed() < Duration::from_secs(40), "{:?}: {outcome:?}", begun.elapsed());
+        // Its own limits, in a guest where everything takes its time.
+        assert!(begun.elapsed() < Duration::from_secs(120), "{:?}: {outcome:?}", begun.elapsed());
         println!("vm: {arguments:?} took {:?}", begun.elapsed());
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         outcome
@@ -302,4 +314,6 @@ fn a_dead_server_is_named_in_time() {
     drop(frozen);
     let after = wharf(&["check", "--output", "json", "--share", share]);
     assert_eq!(after.code, Some(0), "{after:?}");
+    // What the server does late carries a name that says whose it was.
+    left("small").iter().for_each(|path| fs::remove_file(path).unwrap());
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     guest::{A, A6, B, Corner, Frozen, Server, required},
+    share,
     support::{
         co::{Co, Mode, Spec, csi},
         driver::Driver,
@@ -19,7 +20,11 @@ use std::{
 };
 use tempfile::TempDir;
 use tonic::{Code, Request, Status};
-use wharf::os::mountinfo::Mount;
+use wharf::{
+    os::{mount::Attributes, mountinfo::Mount},
+    share::{Children, Limits, Staging, Unmounted, Unmounting, client, node::Patience},
+    volume::nfs::{self, Settings},
+};
 
 /// What an RPC about a dead server may take.
 const BOUND: Duration = Duration::from_secs(20);
@@ -409,6 +414,40 @@ fn bad_input_has_its_code_and_leaves_nothing() {
     }
 }
 
+/// Servers that export a share and nothing below it: the directory is found inside, and looks as if mounted itself.
+#[test]
+fn a_directory_of_a_share_is_found_inside() {
+    required();
+    let corner = Corner::new(A, "xfs", "inside");
+    fs::create_dir_all(corner.0.join("a/b c")).unwrap();
+    std::os::unix::fs::symlink("a", corner.0.join("link")).unwrap();
+    let fileid = fs::metadata(corner.0.join("a/b c")).unwrap().ino();
+    let places = Places::new();
+    let target = places.staging("volume");
+    let children = Children::new(share::launcher(), Patience { mounting: BOUND, ..Patience::default() });
+    let connection = Settings::parse_list("vers=3").unwrap().resolve().unwrap().connection().clone();
+    let source = nfs::Share::parse("127.0.0.1:/export/xfs/inside").unwrap();
+    let limits = Limits { answering: BOUND, ..Limits::default() };
+    let mount = |below: &str, fileid: Option<u64>| {
+        let data = |version, address| connection.data(version, address);
+        let what = client::find(&source, &connection, &limits, data).unwrap();
+        let attributes = Attributes { nosuid: true, nodev: true, read_only: true, ..Attributes::default() };
+        let staging = Staging { what, below: below.into(), target: target.clone(), attributes, fileid };
+        children.mount("127.0.0.1", staging)
+    };
+    for (below, fileid, wrong) in
+        [("link/b c", None, true), ("../inside", None, true), ("a/b c", Some(1), true)]
+    {
+        assert_eq!(mount(below, fileid).is_err(), wrong, "{below}");
+        assert!(!mounts().iter().any(|mount| mount.point == target));
+    }
+    assert_eq!(mount("a/b c", Some(fileid)).unwrap().fileid, fileid);
+    let mounted = mounts().into_iter().rfind(|mount| mount.point == target).unwrap();
+    assert_eq!(mounted.source, "127.0.0.1:/export/xfs/inside/a/b c");
+    assert!(mounted.has("ro") && mounted.has("nosuid") && mounted.has("nodev"), "{mounted:?}");
+    assert_eq!(children.unmount("127.0.0.1", &Unmounting::of(&target, false)).unwrap(), Unmounted::Plainly);
+}
+
 /// Processes that the driver has started and that are not gone.
 fn children(driver: &Driver) -> usize {
     let pid = driver.pid();
@@ -499,11 +538,10 @@ fn a_dead_server_lets_its_volumes_go() {
             world.unstage(&pv).unwrap();
             timed("unstage", begin);
             assert_eq!(world.mounts(), []);
-            println!(
-                "node: {name}: {:?}, children left {}",
-                world.health(&pv, &target),
-                children(&world.driver)
-            );
+            let ways = ["UnmountLazy", "UnmountForced", "UnmountLingers"];
+            let log = world.driver.log();
+            let ways: Vec<_> = ways.into_iter().filter(|way| log.contains(way)).collect();
+            println!("node: {name}: {ways:?}, children left {}", children(&world.driver));
             let other = Pv::of(A, "xfs", "", "4.2");
             patiently(|| world.stage(&other));
             world.unstage(&other).unwrap();

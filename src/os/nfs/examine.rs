@@ -6,7 +6,16 @@ use rustix::{
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+use uuid::Uuid;
+
+/// How the names begin that files have for a moment.
+const PREFIX: &str = ".wharf-check-";
 
 /// Owner and group that no server gives away by itself.
 const SOMEBODY: u32 = 12_345;
@@ -31,7 +40,7 @@ pub enum Powers {
 /// end with this process at the latest.
 pub fn examine(directory: &Path) -> Result<Powers> {
     let op = "try to make a file in";
-    let file = match tempfile::tempfile_in(directory).map_err(|error| number(&error)) {
+    let file = match nameless(directory).map_err(|error| number(&error)) {
         Ok(file) => file,
         Err(Errno::ROFS) => return Ok(Powers::ReadOnly),
         Err(Errno::ACCESS | Errno::PERM) => return Ok(Powers::Denied),
@@ -44,6 +53,14 @@ pub fn examine(directory: &Path) -> Result<Powers> {
         Err(error) => return Err(error),
     };
     Ok(Powers::Writable { squashed, reflink })
+}
+
+/// Its name tells whose it was, should a server make the file after everybody has given up.
+fn nameless(directory: &Path) -> io::Result<File> {
+    let path = directory.join(format!("{PREFIX}{}", Uuid::new_v4().simple()));
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
 }
 
 fn number(error: &io::Error) -> Errno {
@@ -63,7 +80,7 @@ fn is_squashed(file: &File) -> Result<bool, Errno> {
 
 fn reflink(from: &File, directory: &Path) -> Result<bool, Error> {
     let op = "try to share blocks in";
-    let to = tempfile::tempfile_in(directory).at(op, directory)?;
+    let to = nameless(directory).at(op, directory)?;
     // XFS takes the clone of an empty file even where it cannot share.
     from.write_all_at(&[1; 4096], 0).and_then(|()| from.sync_all()).at(op, directory)?;
     match ioctl_ficlone(&to, from) {

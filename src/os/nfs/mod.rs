@@ -11,6 +11,7 @@ mod rpc;
 mod versions;
 
 pub use examine::{Powers, examine};
+pub(super) use mount::number_of_living;
 pub use mount::{Attempt, FILESYSTEMS, Version, ask, mount, try_next_version};
 pub use probe::{Dialect, Ports, answering};
 pub use resolve::resolve;

@@ -4,7 +4,10 @@ use crate::os::{
     At as _, Error, Result,
     mount::{self, Attributes},
 };
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::{
+    fs::{AtFlags, CWD, Statx, StatxFlags, statx},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
 
@@ -72,9 +75,14 @@ pub fn mount(source: &str, target: &Path, attributes: Attributes, attempts: &[At
 /// The inode number of a directory, asked of the server and not of a cache: it answers if the server does.
 pub fn ask(directory: &Path) -> Result<u64> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
-    let stat =
-        statx(CWD, directory, flags, StatxFlags::BASIC_STATS).at("ask for the attributes of", directory)?;
-    Ok(stat.stx_ino)
+    let stat = statx(CWD, directory, flags, StatxFlags::BASIC_STATS);
+    stat.and_then(|stat| number_of_living(&stat)).at("ask for the attributes of", directory)
+}
+
+/// The inode number of a directory. One that was removed may be told for a while, without any link, before it is
+/// stale.
+pub(in crate::os) fn number_of_living(directory: &Statx) -> Result<u64, Errno> {
+    if directory.stx_nlink == 0 { Err(Errno::STALE) } else { Ok(directory.stx_ino) }
 }
 
 /// Whether another version may succeed where one failed with this. EPROTONOSUPPORT: the server, or the kernel,

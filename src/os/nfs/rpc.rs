@@ -1,5 +1,5 @@
-//! Two calls of ONC RPC (RFC 5531) over TCP, written by hand: NULL, which every program answers, and the port
-//! mapper's GETPORT (RFC 1833). What comes back is not trusted.
+//! Three calls of ONC RPC (RFC 5531) over TCP, written by hand: NULL, which every program answers, and the port
+//! mapper's GETPORT and GETADDR (RFC 1833). What comes back is not trusted.
 
 use crate::os::{At as _, Result};
 use std::{
@@ -24,7 +24,11 @@ pub const NFS: u32 = 100_003;
 /// The number of the protocol by which NFSv3 shares are mounted.
 pub const MOUNTD: u32 = 100_005;
 
+/// Knows ports of IPv4 alone.
 const PORTMAP: Program = Program { number: 100_000, version: 2 };
+
+/// Knows those of IPv6, where a program may have others.
+const RPCBIND: Program = Program { number: 100_000, version: 3 };
 
 /// Where the port mapper listens.
 pub const PORTMAP_PORT: u16 = 111;
@@ -32,6 +36,8 @@ pub const PORTMAP_PORT: u16 = 111;
 const NULL: u32 = 0;
 const GETPORT: u32 = 3;
 const TCP: u32 = 6;
+const GETADDR: u32 = 3;
+const TCP6: [u8; 4] = *b"tcp6";
 
 const CALL: u32 = 0;
 const REPLY: u32 = 1;
@@ -50,6 +56,9 @@ pub fn ping(address: SocketAddr, program: Program, limit: Duration) -> Result<()
 
 /// The TCP port of a program, from the port mapper at `mapper`. `None`: it is not registered there.
 pub fn port_of(mapper: SocketAddr, program: Program, limit: Duration) -> Result<Option<u16>> {
+    if mapper.is_ipv6() {
+        return port_of_six(mapper, program, limit);
+    }
     let mapping = [program.number, program.version, TCP, 0];
     let answer = call(mapper, PORTMAP, GETPORT, &mapping, Instant::now() + limit)?;
     let [a, b, c, d] = *answer.as_slice() else {
@@ -59,6 +68,30 @@ pub fn port_of(mapper: SocketAddr, program: Program, limit: Duration) -> Result<
         Ok(0) => Ok(None),
         Ok(port) => Ok(Some(port)),
         Err(_) => Err(odd("the port is larger than any")).at("ask for a port at", mapper.to_string()),
+    }
+}
+
+fn port_of_six(mapper: SocketAddr, program: Program, limit: Duration) -> Result<Option<u16>> {
+    // A text is its length and its bytes; address and owner are empty.
+    let network = [u32::try_from(TCP6.len()).unwrap_or_default(), u32::from_be_bytes(TCP6)];
+    let mapping = [&[program.number, program.version][..], &network, &[0, 0]].concat();
+    let answer = call(mapper, RPCBIND, GETADDR, &mapping, Instant::now() + limit)?;
+    universal(&answer).at("ask for a port at", mapper.to_string())
+}
+
+/// The port in an address such as `::.8.1`: the bytes of the port come last. Nothing: not registered.
+fn universal(answer: &[u8]) -> io::Result<Option<u16>> {
+    let mut words = Words(answer);
+    let length = words.next()? as usize;
+    let text = words.0.get(..length).ok_or_else(|| odd("the address is too short"))?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mut parts =
+        text.rsplit(|byte| *byte == b'.').map(|part| str::from_utf8(part).ok()?.parse::<u8>().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(low), Some(high)) => Ok(Some(u16::from_be_bytes([high, low])).filter(|port| *port != 0)),
+        _ => Err(odd("the address has no port")),
     }
 }
 

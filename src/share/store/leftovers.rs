@@ -114,13 +114,20 @@ impl Share {
                 let Some(trashed) = Trashed::parse(name) else { return Ok(Some(unknown())) };
                 return match self.purge_one(name, trashed, progress)? {
                     true => Ok(None),
-                    false => Ok(Some(in_work())),
+                    // Another process has it, or it went with the trash on the way of another finding.
+                    false => Ok(self.is_in_trash(trashed)?.then(in_work)),
                 };
             }
             What::Damaged(_) | What::Lost(_) | What::Stranger => return Ok(Some(unknown())),
         }
         // By way of trash: what is killed on the way is found there again.
         self.purge(progress).map(|_| None)
+    }
+
+    /// Whoever purges it.
+    fn is_in_trash(&self, trashed: Trashed) -> Result<bool> {
+        let same = |other: Trashed| Trashed { purger: trashed.purger, ..other } == trashed;
+        Ok(names(&self.trash)?.iter().filter_map(|name| Trashed::parse(name)).any(same))
     }
 
     fn left_in_tmp(&self, found: &mut Vec<Leftover>) -> Result<()> {

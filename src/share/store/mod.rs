@@ -35,6 +35,7 @@ mod sweep;
 mod trash;
 mod worker;
 
+pub use fault::is_open;
 pub use format::{Format, VERSION as STORE_VERSION, migrate};
 pub use health::{Bounds, Flaw, Usage};
 pub use leftovers::{Fate, Leftover, What};

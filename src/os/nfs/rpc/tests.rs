@@ -26,7 +26,11 @@ impl Server {
     }
 
     fn serve(talk: impl Fn(&mut TcpStream, u32) + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::serve_at("127.0.0.1:0", talk)
+    }
+
+    fn serve_at(place: &str, talk: impl Fn(&mut TcpStream, u32) + Send + 'static) -> Self {
+        let listener = TcpListener::bind(place).unwrap();
         let address = listener.local_addr().unwrap();
         let calls: Arc<Mutex<Vec<_>>> = Arc::default();
         let seen = Arc::clone(&calls);
@@ -107,6 +111,35 @@ fn ports_are_asked_for() {
         let server = Server::start(move |id| accepted(id, &odd));
         assert!(port_of(server.address, V4, LIMIT).is_err());
     }
+}
+
+/// `text` as an answer has it.
+fn words_of(text: &[u8]) -> Vec<u32> {
+    let mut padded = text.to_vec();
+    padded.resize(text.len().next_multiple_of(4), 0);
+    let length = u32::try_from(text.len()).unwrap();
+    let words = padded.chunks(4).map(|four| u32::from_be_bytes(four.try_into().unwrap()));
+    [length].into_iter().chain(words).collect()
+}
+
+#[test]
+fn ports_of_ipv6_are_asked_for_as_such() {
+    let program = Program { number: MOUNTD, version: 3 };
+    let ask = |answer: Vec<u32>| {
+        let server = Server::serve_at("[::1]:0", move |stream, id| {
+            let _closed_already = stream.write_all(&accepted(id, &answer));
+        });
+        let port = port_of(server.address, program, LIMIT);
+        assert_eq!(server.calls(), [(100_000, 3, GETADDR)]);
+        port
+    };
+    assert_eq!(ask(words_of(b"::.8.1")).unwrap(), Some(2049));
+    assert_eq!(ask(words_of(b"fe80::1.219.131")).unwrap(), Some(56195));
+    assert_eq!(ask(words_of(b"")).unwrap(), None);
+    for odd in [&b"::"[..], b"1.256", b".", b"\xff.\xff.1"] {
+        assert!(ask(words_of(odd)).is_err(), "{odd:?}");
+    }
+    assert!(ask(vec![100, 0]).is_err() && ask(Vec::new()).is_err());
 }
 
 #[test]

@@ -24,8 +24,9 @@ impl Notes {
             Unmounted::Lingering => {
                 (Severity::Degraded, "UnmountLingers", "the kernel still waits for the server to let it go")
             }
+            // Nobody knows whether there was any.
             Unmounted::ByForce => (
-                Severity::DataLoss,
+                Severity::Degraded,
                 "UnmountForced",
                 "it was forced off because the server did not answer: what had not been written yet is lost",
             ),

@@ -131,3 +131,21 @@ fn directories_without_a_record() {
     assert_eq!(left.len(), 3, "{left:?}");
     sound(&share);
 }
+
+/// The purge of one finding empties the trash: others that were in it are gone, and nobody is blamed.
+#[test]
+fn findings_that_go_with_another_are_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let share = open(home.path());
+    create(&share, &volume("v", "v", OnDelete::Delete)).unwrap();
+    share.delete_volume(key("v")).unwrap();
+    let found = share.leftovers(&mut |_| {}).unwrap();
+    let trashed = found.iter().filter(|one| matches!(one.what, What::Trash(_)) && one.fate == Fate::Purge);
+    let trashed: Vec<_> = trashed.collect();
+    assert!(!trashed.is_empty(), "{found:?}");
+    share.purge(&mut |_| {}).unwrap();
+    for one in trashed {
+        assert_eq!(share.purge_leftover(one, &mut |_| {}).unwrap(), None);
+    }
+    sound(&share);
+}
