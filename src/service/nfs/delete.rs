@@ -13,7 +13,7 @@ impl Shares {
         match id {
             OnShare::Volume(id) => {
                 let at = at_of(&id.share, &id.connection).with(secrets)?;
-                self.remote.delete_volume(&self.uses(&at), id.key)?;
+                self.janitor.made(&at, self.remote.delete_volume(&self.uses(&at), id.key))?;
                 self.janitor.purge(&at);
                 Ok(())
             }
@@ -53,7 +53,7 @@ impl Shares {
         match id {
             SnapshotOnShare::Snapshot(id) => {
                 let at = at_of(&id.share, &id.connection).with(secrets)?;
-                self.remote.delete_snapshot(&self.uses(&at), id.key)?;
+                self.janitor.made(&at, self.remote.delete_snapshot(&self.uses(&at), id.key))?;
                 self.janitor.purge(&at);
                 Ok(())
             }

@@ -18,7 +18,8 @@ impl Shares {
         let size_bytes = match id {
             OnShare::Legacy(_) => range.required,
             OnShare::Volume(id) => {
-                let share = self.uses(&at_of(&id.share, &id.connection).with(secrets)?);
+                let at = at_of(&id.share, &id.connection).with(secrets)?;
+                let share = self.uses(&at);
                 let record = self.remote.volume(&share, id.key)?.ok_or_else(|| unknown(id))?;
                 let size = round_up(range.required).max(record.size_bytes);
                 if range.limit.is_some_and(|limit| size > limit) {
@@ -29,7 +30,8 @@ impl Shares {
                 }
                 let required = range.required.max(record.required_bytes);
                 if (size, required) != (record.size_bytes, record.required_bytes) {
-                    self.remote.resize_volume(&share, id.key, required, size)?;
+                    let resized = self.remote.resize_volume(&share, id.key, required, size);
+                    self.janitor.made(&at, resized)?;
                 }
                 size
             }

@@ -56,7 +56,7 @@ impl Janitor {
         Self { tasks, unsettled: Mutex::default() }
     }
 
-    /// Looks at how the making of something on a share went: what was rolled back, or discarded for it, is purged.
+    /// Looks at how a change on a share went: what was rolled back, or discarded for it, is purged.
     pub(super) fn made<T>(&self, at: &At, outcome: Result<T>) -> Result<T> {
         match &outcome {
             Ok(_) if !self.unsettled().remove(&at.to_string()) => {}
