@@ -5,6 +5,10 @@
 
 #[path = "vm/crash.rs"]
 mod crash;
+#[path = "vm/dead.rs"]
+mod dead;
+#[path = "vm/drill.rs"]
+mod drill;
 #[path = "vm/export.rs"]
 mod export;
 #[path = "vm/commands.rs"]
@@ -13,6 +17,8 @@ mod commands;
 mod growth;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/late.rs"]
+mod late;
 #[path = "vm/life.rs"]
 mod life;
 #[path = "vm/nfs.rs"]
