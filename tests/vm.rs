@@ -7,12 +7,18 @@
 mod commands;
 #[path = "vm/crash.rs"]
 mod crash;
+#[path = "vm/dead.rs"]
+mod dead;
+#[path = "vm/drill.rs"]
+mod drill;
 #[path = "vm/export.rs"]
 mod export;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/late.rs"]
+mod late;
 #[path = "vm/life.rs"]
 mod life;
 #[path = "vm/nfs.rs"]

@@ -20,17 +20,19 @@ const NAME: &str = "c";
 /// How long trash, and what is being made, are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The server, started by the first who needs it: nobody else uses it, so what is on it is known.
-fn server(arguments: &[&str]) {
+/// Runs scripts/vm/server; the second argument is the server's name.
+pub fn server(arguments: &[&str]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/vm/server");
     // Its daemons keep what they were started with open, so that is a file.
-    let command = ["-c", r#"exec "$0" "$@" >/tmp/server-c.log 2>&1"#, script];
+    let command = ["-c", r#"exec "$0" "$@" >"/tmp/server-$2.log" 2>&1"#, script];
     let ended = attempt("bash", command.iter().chain(arguments));
     ended.unwrap_or_else(|e| {
-        panic!("{arguments:?}: {e}: {}", fs::read_to_string("/tmp/server-c.log").unwrap_or_default())
+        let log = format!("/tmp/server-{}.log", arguments[1]);
+        panic!("{arguments:?}: {e}: {}", fs::read_to_string(log).unwrap_or_default())
     });
 }
 
+/// The server is started by the first who needs it: nobody else uses it, so what is on it is known.
 fn started() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {

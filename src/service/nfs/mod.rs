@@ -32,6 +32,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 use usage::Counts;
 
@@ -114,6 +115,7 @@ impl Shares {
     /// Both sides, the controller's and the node's. Starts nothing but threads: helpers come with the first use of a share.
     pub fn new(config: &Config) -> (Self, node::Node) {
         let remote = Arc::new(Remote::new(config.launcher.clone(), config.limits, config.owner.clone()));
+        release_orphans(Arc::clone(&remote));
         let known = Arc::new(Known::default());
         let janitor = Janitor::new(Arc::clone(&remote), Arc::clone(&known));
         config.shares.iter().filter(|at| known.note(at)).for_each(|at| janitor.sweep(at));
@@ -146,6 +148,19 @@ impl Shares {
         let at = At { share: id.share.clone(), connection: id.connection.clone() };
         let record = self.remote.volume(&self.uses(&at), id.key)?;
         Ok((at, record.ok_or_else(|| unknown(id))?))
+    }
+}
+
+/// A driver that was killed while a server was silent may have left helpers that hang, and its container does not end
+/// before they do. Forcing them off takes seconds, for which nothing waits.
+fn release_orphans(remote: Arc<Remote>) {
+    let work = move || match remote.release_orphans() {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "helpers of an earlier driver hung and were released"),
+        Err(error) => tracing::warn!(error = error.chain(), "cannot look for helpers of an earlier driver"),
+    };
+    if let Err(error) = thread::Builder::new().name("orphans".into()).spawn(work) {
+        tracing::warn!(%error, "no thread that looks for helpers of an earlier driver");
     }
 }
 
