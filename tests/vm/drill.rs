@@ -107,11 +107,8 @@ impl Work {
                 controller.delete_volume(of(message, limit)).await?;
             }
             Self::Snapshot(name, volume) => {
-                let message = csi::CreateSnapshotRequest {
-                    name,
-                    source_volume_id: volume.id,
-                    ..Default::default()
-                };
+                let message =
+                    csi::CreateSnapshotRequest { name, source_volume_id: volume.id, ..Default::default() };
                 let made = controller.create_snapshot(of(message, limit)).await?.into_inner().snapshot;
                 let volume_id = made.unwrap().snapshot_id;
                 return Ok(Some(csi::Volume { volume_id, ..Default::default() }));
@@ -149,10 +146,8 @@ impl Work {
                 node.node_publish_volume(of(message, limit)).await?;
             }
             Self::Unpublish(volume, pod) => {
-                let message = csi::NodeUnpublishVolumeRequest {
-                    target_path: volume.target(pod),
-                    volume_id: volume.id,
-                };
+                let message =
+                    csi::NodeUnpublishVolumeRequest { target_path: volume.target(pod), volume_id: volume.id };
                 node.node_unpublish_volume(of(message, limit)).await?;
             }
             Self::Stats(volume, pod) => {
