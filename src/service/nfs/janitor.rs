@@ -59,7 +59,12 @@ impl Janitor {
     /// Looks at how a change on a share went: what was rolled back, or discarded for it, is purged.
     pub(super) fn made<T>(&self, at: &At, outcome: Result<T>) -> Result<T> {
         match &outcome {
-            Ok(_) if !self.unsettled().remove(&at.to_string()) => {}
+            Ok(_) => {
+                // The sweep may have met this request at work, and left what is its own alone.
+                if self.unsettled().remove(&at.to_string()) {
+                    self.enqueue_sweep(at);
+                }
+            }
             // Somebody else is at work.
             Err(Error::Busy(_)) => {}
             // The helper has ended, or does not answer: should nobody repeat it, it is discarded all the same.
@@ -77,6 +82,10 @@ impl Janitor {
     pub(super) fn sweep(&self, at: &At) {
         // Or by the next request that meets it.
         self.unsettled().insert(at.to_string());
+        self.enqueue_sweep(at);
+    }
+
+    fn enqueue_sweep(&self, at: &At) {
         self.tasks.lock().sweeps.insert(at.to_string(), at.clone());
         self.tasks.changed.notify_all();
     }
