@@ -98,7 +98,8 @@ impl Share {
 /// would first ask for those of its directory; they come with every name that is looked up, and lists ask anew.
 const QUICK: &str = "softerr,timeo=20,retrans=1,nosharecache,lookupcache=none,actimeo=3";
 
-/// As [`QUICK`] for copies, where a minute without an answer says nothing.
+/// As [`QUICK`] for copies, where a minute without an answer says nothing. Such a mount is as old as its copy: what it
+/// keeps for a moment, or was lent by the server, is of use to no other.
 const BULK: &str = "softerr,timeo=600,retrans=1,nosharecache,lookupcache=none,actimeo=3";
 
 /// Finds an address at which a share's server answers, and how to mount the share from there. `data` gives the
@@ -280,6 +281,14 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
         self.probe(share, &server)?;
         server.breaker.succeeded();
         Ok(())
+    }
+
+    /// Ends a share's helper if it has nothing to do, with all that its mount remembers.
+    pub fn release(&self, share: &Share) {
+        let mut registry = self.registry();
+        if registry.helpers.get(share).is_some_and(|helper| helper.close()) {
+            registry.helpers.remove(share);
+        }
     }
 
     fn probe(&self, share: &Share, server: &Arc<Server>) -> Result<()> {

@@ -222,7 +222,11 @@ impl Remote {
         if let Mounted::Nfs { bulk, .. } = &mut own.mounted {
             *bulk = true;
         }
-        self.call(&own, work, LONG)
+        let answer = self.call(&own, work, LONG);
+        // To a server all mounts of a host are one client, so it does not recall from one what another changes: the
+        // next copy must not find in this mount's memory what a pod here has written since.
+        self.shares.release(&own);
+        answer
     }
 
     fn call(&self, share: &Share, work: Work, limit: Duration) -> Result<Answer> {

@@ -200,19 +200,10 @@ fn operations_are_few() {
         let look = scene.counted(&format!("look {options}"), || {
             remote.volume(share, key("v")).unwrap().unwrap();
         });
-        for number in 0..50 {
-            fs::write(scene.at("v").join(number.to_string()), vec![7; 64 << 10]).unwrap();
-        }
-        // The helper that copies has to be there.
-        remote.create_snapshot(share, snapshot("first", "first")).unwrap();
-        let copy = scene.counted(&format!("snapshot of 50 files {options}"), || {
-            remote.create_snapshot(share, snapshot("s", "v")).unwrap();
-        });
         let delete = scene.counted(&format!("delete {options}"), || {
             remote.delete_volume(share, key("v")).unwrap();
         });
-        // What a copy costs once, and each file.
-        assert!(create <= 34 && look <= 6 && delete <= 30 && copy <= 60 + 50 * 10, "{options}");
+        assert!(create <= 34 && look <= 6 && delete <= 30, "{options}: {create} {look} {delete}");
     }
 }
 
@@ -300,8 +291,6 @@ fn two_controllers_at_once() {
         let listed = |remote: &Remote| remote.volumes(share, None, 9).unwrap().entries.len();
         assert!(others[1].volume(share, key(&name)).unwrap().is_some());
         assert_eq!((listed(&others[0]), listed(&others[1])), (1, 1));
-        others[0].resize_volume(share, key(&name), 7, 8).unwrap();
-        assert_eq!(others[1].volume(share, key(&name)).unwrap().unwrap().size_bytes, 8);
         others[0].delete_volume(share, key(&name)).unwrap();
         assert_eq!(listed(&others[1]), 0);
         assert_eq!(others[1].volume(share, key(&name)).unwrap(), None);
