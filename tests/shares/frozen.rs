@@ -198,7 +198,8 @@ fn a_driver_that_is_killed_leaves_no_helper_and_no_mount() {
 fn helpers_that_were_killed_with_their_driver_are_released_by_the_next() {
     let server = Server::new();
     let (mut driver, helper) = hanging_driver(&server);
-    run("kill", ["-9".to_owned(), driver.id().to_string(), helper.to_string()]);
+    // The helper first: one that sees the driver end forces its share off by itself.
+    run("kill", ["-9".to_owned(), helper.to_string(), driver.id().to_string()]);
     driver.wait().unwrap();
     thread::sleep(Duration::from_millis(300));
     assert!(exists(helper), "it hangs");
