@@ -1,4 +1,4 @@
-//! wharf: a CSI driver for local volumes.
+//! wharf: a CSI driver for local and NFS volumes.
 //!
 //! Layers, each knowing only those to its right: `rpc → service → {volume, store, backend, share} → os`.
 //! ARCHITECTURE.md is the map.
