@@ -113,7 +113,7 @@ impl Drop for Dead {
 }
 
 /// Kernel threads of NFS servers in uninterruptible sleep.
-fn threads_that_wait() -> usize {
+pub fn threads_that_wait() -> usize {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let stats = processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     stats.filter(|stat| stat.contains(" (nfsd) D ")).count()
