@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "vm/commands.rs"]
+mod commands;
 #[path = "vm/crash.rs"]
 mod crash;
 #[path = "vm/dead.rs"]
@@ -11,8 +13,6 @@ mod dead;
 mod drill;
 #[path = "vm/export.rs"]
 mod export;
-#[path = "vm/commands.rs"]
-mod commands;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]

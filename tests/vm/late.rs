@@ -227,9 +227,9 @@ fn helpers_that_wait() -> usize {
     let waits = |process: &PathBuf| {
         let threads = entries(&process.join("task"));
         fs::read(process.join("cmdline")).is_ok_and(|line| line.ends_with(b"share-helper\0"))
-            && threads.iter().any(|thread| {
-                fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") D "))
-            })
+            && threads
+                .iter()
+                .any(|thread| fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") D ")))
     };
     processes.filter(waits).count()
 }

@@ -164,7 +164,8 @@ fn a_whole_life(server: Server, export: &str, version: &str, name: &str) {
     let keys: Vec<_> = ["", "-snap", "-restored", "-clone"].map(|end| key_of(&format!("{name}{end}"))).into();
     let trash = server.inside(export).join(".wharf/trash");
     eventually("trash is purged", 60, || {
-        let left = fs::read_dir(&trash).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left =
+            fs::read_dir(&trash).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         left.filter(|left| keys.iter().any(|key| left.contains(key))).count() == 0
     });
 }
