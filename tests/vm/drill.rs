@@ -1,12 +1,13 @@
 //! The drill: fifty requests stuck on a server that died, and everybody else works on.
 //!
-//! Each kind of death lasts for a minute at least, in which every request is repeated as an orchestrator repeats it;
-//! `WHARF_TEST_FULL=1` makes it ten. What grows in ten minutes grows in the second half of one, too: requests last
+//! By default one of three kinds of death, dealt by the commit, for a minute, in which every request is repeated as an
+//! orchestrator repeats it; `WHARF_TEST_FULL=1` makes it all three, and ten minutes each. What grows in ten minutes grows in the second half of one, too: requests last
 //! fifteen seconds here, not the two minutes that orchestrators give them.
 
 use crate::{
-    dead::{D, Dead, Kind, alone},
+    dead::{D, Dead, Kind, alone, is_full},
     guest::{A, Corner, Server, required},
+    points::Deal,
     support::{
         MIB,
         co::{Mode, Spec, csi},
@@ -453,9 +454,8 @@ fn drill(kind: Kind) {
     let dead = Dead::new(kind);
     let begin = Instant::now();
     let (watch, stuck) = (Watch::new(world.driver.pid()), Stuck::new(&world, &works));
-    let full = env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1");
     let mut meanwhile = Latencies::default();
-    while begin.elapsed() < Duration::from_secs(if full { 600 } else { 60 }) {
+    while begin.elapsed() < Duration::from_secs(if is_full() { 600 } else { 60 }) {
         meanwhile.refer();
         meanwhile.measure(&world, "local", &local);
         meanwhile.measure(&world, "a", &a);
@@ -584,17 +584,14 @@ fn take_away(world: &World, works: &[Work], volumes: &[Volume]) {
     world.all(&volumes.into_iter().map(Work::Delete).collect::<Vec<_>>());
 }
 
+/// `WHARF_DRILL=Frozen` (or another one) is that alone.
 #[test]
-fn packets_are_dropped() {
-    drill(Kind::Dropped);
-}
-
-#[test]
-fn the_export_is_frozen() {
-    drill(Kind::Frozen);
-}
-
-#[test]
-fn all_threads_are_busy() {
-    drill(Kind::Busy);
+fn a_server_dies() {
+    let kinds = [Kind::Dropped, Kind::Frozen, Kind::Busy];
+    let dealt = Deal::new().choose("drill", kinds.len());
+    let wanted = |kind: &Kind| match env::var("WHARF_DRILL") {
+        Ok(name) => name == format!("{kind:?}"),
+        Err(_) => is_full() || *kind == kinds[dealt],
+    };
+    kinds.into_iter().filter(wanted).for_each(drill);
 }
