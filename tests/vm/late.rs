@@ -7,18 +7,13 @@ use crate::{
     support::{
         co::{Mode, Spec, csi},
         eventually,
-        host::run,
+        host::{attempt, run},
     },
 };
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
@@ -63,6 +58,15 @@ fn assert_unknown((answer, elapsed): (Answer, Duration), what: &str) {
     assert!(answer.is_err() && elapsed < BOUND, "{what}: {answer:?} after {elapsed:?}");
 }
 
+/// The way to the server is slow, until this is dropped.
+struct Slow;
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let _ = attempt("tc", "qdisc del dev wharf-d root".split(' '));
+    }
+}
+
 /// Each request is slow, so the server stops between the record's creation and its content: in what fsync(2) waits for.
 #[test]
 fn a_server_stops_in_a_records_fsync() {
@@ -74,7 +78,8 @@ fn a_server_stops_in_a_records_fsync() {
     let first = world.create(Some(D), &["first".into()]);
     let tmp = D.inside("xfs").join(".wharf/tmp");
     run("modprobe", ["sch_netem"]);
-    run("tc", "qdisc add dev wharf-d root netem delay 900ms".split(' '));
+    run("tc", "qdisc add dev wharf-d root netem delay 2s".split(' '));
+    let slow = Slow;
     let creation = world.creation(Some(D), "second");
     let running = begun(&world, creation.clone());
     let mut found = None;
@@ -83,7 +88,7 @@ fn a_server_stops_in_a_records_fsync() {
         found.is_some()
     });
     let dead = Dead::new(Kind::Frozen);
-    run("tc", "qdisc del dev wharf-d root".split(' '));
+    drop(slow);
     let record = found.unwrap();
     assert_eq!(fs::metadata(&record).unwrap().len(), 0, "{} is written already", record.display());
     assert_unknown(world.runtime.block_on(running).unwrap(), "CreateVolume");
@@ -128,35 +133,40 @@ fn a_server_stops_in_a_mount() {
     world.all(&[Work::Delete(a)]);
 }
 
-/// Writes lines and waits for the server now and then, until told to end; gives how many.
+/// A process that writes lines and waits for the server now and then, until told to end. Not one of the tests' own
+/// threads: each child that they start would close the file, and wait for the server with that.
 struct Pod {
-    end: Arc<AtomicBool>,
-    lines: Arc<AtomicUsize>,
-    thread: thread::JoinHandle<std::io::Result<usize>>,
+    process: Child,
+    /// As the server sees it.
+    file: PathBuf,
 }
 
 impl Pod {
-    fn new(file: &Path) -> Self {
-        let (end, lines) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (told, count, file) = (Arc::clone(&end), Arc::clone(&lines), file.to_owned());
-        let thread = thread::spawn(move || {
-            let mut file = fs::File::create(file)?;
-            while !told.load(Ordering::Acquire) {
-                let line = count.fetch_add(1, Ordering::AcqRel);
-                writeln!(file, "{line}")?;
-                if line % 10 == 9 {
-                    file.sync_data()?;
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-            file.sync_all()?;
-            Ok(count.load(Ordering::Acquire))
-        });
-        Self { end, lines, thread }
+    fn new(target: &Path, file: PathBuf) -> Self {
+        let script = "trap 'end=1' TERM; exec 3>f; i=0
+            while [ -z \"$end\" ]; do
+                echo $i >&3 || exit 1
+                i=$((i + 1))
+                [ $((i % 10)) != 0 ] || sync f || exit 2
+            done
+            sync f || exit 3
+            echo $i";
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).current_dir(target).stdout(Stdio::piped());
+        Self { process: command.spawn().unwrap(), file }
     }
 
-    fn lines(&self) -> usize {
-        self.lines.load(Ordering::Acquire)
+    /// What has reached the server.
+    fn written(&self) -> u64 {
+        fs::metadata(&self.file).map_or(0, |found| found.len())
+    }
+
+    /// How many lines it has written, all without an error.
+    fn end(self) -> usize {
+        run("kill", [self.process.id().to_string()]);
+        let output = self.process.wait_with_output().unwrap();
+        assert!(output.status.success(), "the pod's writes fail: {}", output.status);
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     }
 }
 
@@ -182,13 +192,13 @@ fn another_volume_of_the_share_loses_no_write() {
             world.all(&[Work::Publish(volume.clone(), "pod")]);
         }
         fs::write(Path::new(&goes.target("pod")).join("f"), "x").unwrap();
-        let pod = Pod::new(&Path::new(&stays.target("pod")).join("f"));
-        eventually("the pod writes", 60, || pod.lines() > 20);
+        let mut pod = Pod::new(Path::new(&stays.target("pod")), corner.0.join("stays/f"));
+        eventually("the pod writes", 60, || pod.written() > 100);
         let dead = Dead::new(kind);
-        let (mut last, mut since) = (pod.lines(), Instant::now());
+        let (mut last, mut since) = (pod.written(), Instant::now());
         eventually("the pod waits", 60, || {
-            if pod.lines() != last {
-                (last, since) = (pod.lines(), Instant::now());
+            if pod.written() != last {
+                (last, since) = (pod.written(), Instant::now());
             }
             since.elapsed() > Duration::from_secs(1)
         });
@@ -197,10 +207,15 @@ fn another_volume_of_the_share_loses_no_write() {
             world.perform(work).unwrap();
             println!("late: {name}: {what} took {:?}", begin.elapsed());
         }
+        println!("late: {name}: the pod had written {last} bytes");
         drop(dead);
-        eventually("the pod writes again", 180, || pod.lines() > last + 20);
-        pod.end.store(true, Ordering::Release);
-        let count = pod.thread.join().unwrap().unwrap();
+        let thawed = Instant::now();
+        let mut ended = || pod.process.try_wait().unwrap().is_some();
+        eventually("the pod writes again", 180, || {
+            ended() || fs::metadata(&pod.file).unwrap().len() > last + 100
+        });
+        println!("late: {name}: the pod writes again after {:?}", thawed.elapsed());
+        let count = pod.end();
         let expected: String = (0..count).map(|line| format!("{line}\n")).collect();
         assert!(fs::read_to_string(corner.0.join("stays/f")).unwrap() == expected, "{name}: writes are lost");
         world.all(&[Work::Unpublish(stays.clone(), "pod")]);
@@ -261,9 +276,11 @@ fn a_container_is_killed_beside_a_dead_server() {
     assert_unknown(second.runtime.block_on(begun(&second, creation.clone())).unwrap(), "CreateVolume");
     second.all(&[Work::Delete(a)]);
     assert!(helpers_that_wait() <= 2, "{} helpers wait", helpers_that_wait());
+    println!("late: its init is gone before another driver looks: {}", is_gone(&old));
     // One that sees all processes of the host releases what the first one left, while the server is still dead.
     let third = World::with("late-container-3", &[], &[]);
     eventually("the first container has ended", 60, || is_gone(&old));
+    println!("late: it is gone; {}", third.driver.log());
     drop(third);
     drop(dead);
     let made = second.all(&[creation]).remove(0).unwrap();
