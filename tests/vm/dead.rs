@@ -36,6 +36,11 @@ pub fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
+/// Whether all of it is asked for, not what is dealt to each commit.
+pub fn is_full() -> bool {
+    std::env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
+}
+
 /// How it dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -113,7 +118,7 @@ impl Drop for Dead {
 }
 
 /// Kernel threads of NFS servers in uninterruptible sleep.
-fn threads_that_wait() -> usize {
+pub fn threads_that_wait() -> usize {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let stats = processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     stats.filter(|stat| stat.contains(" (nfsd) D ")).count()
