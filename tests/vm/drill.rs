@@ -462,6 +462,9 @@ fn drill(kind: Kind) {
     }
     let (done, answers) = stuck.end(&world);
     let samples = watch.end();
+    // How long the driver itself says that it had them.
+    let log = world.driver.log();
+    log.lines().filter(|line| line.contains("code=\"CANCELLED\"")).for_each(|line| println!("drill: {line}"));
     println!("drill: {name}: dead for {:?}, {} answers", begin.elapsed(), answers.len());
     let faults = [
         others(&before, &meanwhile),

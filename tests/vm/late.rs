@@ -78,7 +78,7 @@ fn a_server_stops_in_a_records_fsync() {
     let first = world.create(Some(D), &["first".into()]);
     let tmp = D.inside("xfs").join(".wharf/tmp");
     run("modprobe", ["sch_netem"]);
-    run("tc", "qdisc add dev wharf-d root netem delay 2s".split(' '));
+    run("tc", "qdisc add dev wharf-d root netem delay 1300ms".split(' '));
     let slow = Slow;
     let creation = world.creation(Some(D), "second");
     let running = begun(&world, creation.clone());
