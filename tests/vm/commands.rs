@@ -43,7 +43,7 @@ fn wharf(arguments: &[&str]) -> Outcome {
 fn driver(owner: &str) -> Driver {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
     command.args(["standalone", "--node-id", "node-1", "--owner", owner, "--share", XFS]);
-    let mut driver = Driver::spawn_as(command, &[]);
+    let mut driver = Driver::spawn_as(command, &[("WHARF_MOUNT_TIMEOUT", "30")]);
     assert!(driver.wait_until_ready(), "{}", driver.log());
     driver
 }

@@ -88,7 +88,8 @@ impl World {
     fn new() -> Self {
         required();
         let pool = tempfile::Builder::new().prefix("wharf-pool-").tempdir().unwrap();
-        let driver = Driver::start(&[("default", pool.path())], &[]);
+        // The guest is slow, and no time is judged.
+        let driver = Driver::start(&[("default", pool.path())], &[("WHARF_MOUNT_TIMEOUT", "30")]);
         let places = Places::new();
         places.staging("volume");
         Self { co: driver.co(), driver, places, _pool: pool }
@@ -181,7 +182,10 @@ fn patiently<T>(mut call: impl FnMut() -> Result<T, Status>) -> T {
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
         match call() {
-            Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
+            Err(status)
+                if matches!(status.code(), Code::Unavailable | Code::Aborted)
+                    && Instant::now() < deadline =>
+            {
                 println!("node: once more: {}", status.message());
                 std::thread::sleep(Duration::from_millis(500));
             }
