@@ -5,11 +5,15 @@
     reason = "these comments are the help text, where brackets mean optional"
 )]
 
-use crate::store::PoolConfig;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use crate::{
+    service::nfs::At,
+    store::PoolConfig,
+    volume::nfs::{self, Settings},
+};
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf};
 
-/// A CSI driver for local volumes: limits, snapshots, clones and growth from a disk you already have.
+/// A CSI driver for local and NFS volumes: snapshots, clones and growth from disks and servers you already have.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, about, max_term_width = 100)]
 pub struct Args {
@@ -31,20 +35,26 @@ pub enum Command {
     ///
     /// For csi-sanity, Nomad and other container orchestrators, a single machine, development.
     Standalone(StandaloneArgs),
-    /// Shows what this host can do: loop devices, filesystems, reflinks, quotas, tools.
+    /// Shows what this host can do: loop devices, filesystems, reflinks, quotas, tools, NFS.
     ///
-    /// The exit code is 0 when local volumes can be served.
+    /// The exit code is 0 when local volumes can be served, from every pool that is given. With --share
+    /// it is 0 when volumes on these shares can be served, and local ones as well if a pool is given, too.
     Check(CheckArgs),
-    /// Lists volumes and snapshots on pools, also beside a running driver.
+    /// Lists volumes and snapshots on pools and NFS shares, also beside a running driver.
     ///
-    /// Nothing is written there. The exit code is 0 when every pool could be listed.
+    /// Nothing is written there. The exit code is 0 when every pool and share could be listed.
     Volumes(VolumesArgs),
-    /// Finds leftovers on pools, and with --apply removes them.
+    /// Finds leftovers on pools and NFS shares, and with --apply removes them.
     ///
-    /// Without --apply nothing is changed. What cannot be proven to be this driver's leftover is reported
+    /// Without --apply nothing is changed (on a share a file is touched to read its server's clock). What cannot be proven to be this driver's leftover is reported
     /// and never removed. May be used beside a running driver. The exit code is 0 when nothing is left that
     /// may be removed.
     Gc(GcArgs),
+    /// Brings the stores on NFS shares to this driver's version.
+    ///
+    /// Drivers of the older version can no longer use them: replace all of them first. No driver does this
+    /// by itself. The exit code is 0 when every store has this driver's version in the end.
+    Migrate(MigrateArgs),
     /// Asks a running driver whether it can serve: the exit code is the answer.
     ///
     /// Meant as the exec command of a livenessProbe.
@@ -54,6 +64,9 @@ pub enum Command {
     /// Creates, stages, publishes, writes, snapshots, restores, grows and deletes a volume through gRPC as
     /// an orchestrator would, printing each step and its time. Needs root, loop devices and ext4.
     Demo(DemoArgs),
+    /// Serves one share to the driver that starts it.
+    #[command(hide = true)]
+    ShareHelper,
 }
 
 /// Of `wharf standalone`.
@@ -69,9 +82,28 @@ pub struct StandaloneArgs {
     ///
     /// Repeatable. A StorageClass without `pool` gets the one called `default`. The environment variable
     /// holds several with spaces in between.
-    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
-          value_delimiter = ' ', value_parser = parse_pool)]
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]",
+          required_unless_present = "shares", value_delimiter = ' ', value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
+    /// An NFS share to look after from the start: SERVER:/PATH, or SERVER:/PATH,OPTION,… with mount options.
+    ///
+    /// Repeatable. Classes may name any share; volumes on those that are given here are listed, and what was
+    /// left there is purged, also before the first request for it. The environment variable holds several with
+    /// spaces in between.
+    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", value_delimiter = ' ',
+          value_parser = parse_share)]
+    pub shares: Vec<At>,
+    /// Whose the volumes on shares are [default: a hash of this machine's id].
+    ///
+    /// Drivers with the same owner see each other's volumes, and one takes over what another one left.
+    #[arg(long, env = "WHARF_OWNER", value_parser = parse_owner)]
+    pub owner: Option<String>,
+    /// How many seconds mounting a share may take.
+    ///
+    /// A server whose first answer is slow, such as one with Kerberos, may need more. A fifth of it is the time in
+    /// which the server has to answer at all.
+    #[arg(long, env = "WHARF_MOUNT_TIMEOUT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub mount_timeout: u64,
     /// The driver's name, as CSIDriver objects and PVs carry it.
     #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
     pub driver_name: String,
@@ -90,6 +122,13 @@ pub struct CheckArgs {
     #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", value_delimiter = ' ',
           value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
+    /// Also look at what these NFS shares answer: SERVER:/PATH, or SERVER:/PATH,OPTION,… with mount options.
+    ///
+    /// Repeatable, also one share with other options. The environment variable holds several with spaces in
+    /// between.
+    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", value_delimiter = ' ',
+          value_parser = parse_share)]
+    pub shares: Vec<At>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -97,11 +136,15 @@ pub struct CheckArgs {
 
 /// Of `wharf volumes`.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(group = ArgGroup::new("stores").required(true).multiple(true))]
 pub struct VolumesArgs {
     /// The pools to list: NAME=PATH[,mounted].
-    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", group = "stores",
           value_delimiter = ' ', value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become a heading")]
+    pub on: ShareArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -109,14 +152,48 @@ pub struct VolumesArgs {
 
 /// Of `wharf gc`.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(group = ArgGroup::new("stores").required(true).multiple(true))]
 pub struct GcArgs {
     /// The pools to look through: NAME=PATH[,mounted].
-    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", required = true,
+    #[arg(long = "pool", env = "WHARF_POOLS", value_name = "NAME=PATH[,mounted]", group = "stores",
           value_delimiter = ' ', value_parser = parse_pool)]
     pub pools: Vec<PoolConfig>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become a heading")]
+    pub on: ShareArgs,
     /// Remove what is proven to be a leftover of this driver.
     #[arg(long)]
     pub apply: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// The shares that a command looks at beside pools.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ShareArgs {
+    /// An NFS share: SERVER:/PATH, or SERVER:/PATH,OPTION,… with mount options.
+    ///
+    /// Repeatable. The environment variable holds several with spaces in between.
+    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", group = "stores",
+          value_delimiter = ' ', value_parser = parse_share)]
+    pub shares: Vec<At>,
+    /// Whose volumes on shares are meant [default: a hash of this machine's id].
+    ///
+    /// As given to the driver. Others' volumes are left out and left alone.
+    #[arg(long, env = "WHARF_OWNER", value_parser = parse_owner)]
+    pub owner: Option<String>,
+}
+
+/// Of `wharf migrate`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct MigrateArgs {
+    /// The NFS share whose store is meant: SERVER:/PATH, or SERVER:/PATH,OPTION,… with mount options.
+    ///
+    /// Repeatable. The environment variable holds several with spaces in between.
+    #[arg(long = "share", env = "WHARF_SHARES", value_name = "SERVER:/PATH[,OPTION]…", required = true,
+          value_delimiter = ' ', value_parser = parse_share)]
+    pub shares: Vec<At>,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -177,6 +254,24 @@ fn parse_pool(text: &str) -> Result<PoolConfig, String> {
     Ok(PoolConfig { name: name.to_owned(), path: path.into(), mounted })
 }
 
+fn parse_share(text: &str) -> Result<At, String> {
+    let (name, options) = text.split_once(',').unwrap_or((text, ""));
+    let share = nfs::Share::parse(name).map_err(|error| error.to_string())?;
+    let options =
+        Settings::parse_list(options).and_then(Settings::resolve).map_err(|error| error.to_string())?;
+    options.connection().check_server(&share.server).map_err(|error| error.to_string())?;
+    Ok(At { share, connection: options.connection().clone() })
+}
+
+/// It becomes part of file names on shares only as a hash; that others can read it is its purpose.
+fn parse_owner(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match !text.is_empty() && text.len() <= 63 && text.chars().all(legal) {
+        true => Ok(text.to_owned()),
+        false => Err("it must be 1 to 63 of A-Z, a-z, 0-9, '-', '_' and '.'".into()),
+    }
+}
+
 /// CSI 1.13, GetPluginInfo: at most 63 characters, domain-name notation.
 fn parse_driver_name(text: &str) -> Result<String, String> {
     let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -210,6 +305,16 @@ pub fn check_pools(pools: &[PoolConfig]) -> Result<(), String> {
     Ok(())
 }
 
+/// One share twice would be listed twice.
+pub fn check_shares(shares: &[At]) -> Result<(), String> {
+    for (at, share) in shares.iter().enumerate() {
+        if shares[..at].iter().any(|other| other.share == share.share) {
+            return Err(format!("share {share} is given twice"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -235,6 +340,24 @@ mod tests {
         assert!(check_pools(&of(&["a=/x", "b=/y"])).is_ok());
         assert!(check_pools(&of(&["a=/x", "a=/y"])).is_err());
         assert!(check_pools(&of(&["a=/x", "b=/x/y"])).is_err());
+    }
+
+    #[test]
+    fn shares() {
+        let share = parse_share("nas.example:/export,vers=3,nolock,port=12049").unwrap();
+        assert_eq!(share.share.to_string(), "nas.example:/export");
+        assert_eq!(share.connection.to_string(), "vers=3,port=12049");
+        assert!(parse_share("[fd00::1]:/a").unwrap().connection.to_string().is_empty());
+        for bad in ["", "nas", "nas:", "nas:export", "nas:/a,vers=9", "10.0.0.1:/a,proto=tcp6"] {
+            assert!(parse_share(bad).is_err(), "{bad}");
+        }
+        let of = |all: &[&str]| all.iter().map(|one| parse_share(one).unwrap()).collect::<Vec<_>>();
+        assert!(check_shares(&of(&["nas:/a", "nas:/b"])).is_ok());
+        assert!(check_shares(&of(&["nas:/a", "nas:/b", "nas:/a/,vers=3"])).is_err());
+        assert!(parse_owner("cluster-1").is_ok());
+        for bad in ["", "a b", "a/b", &"a".repeat(64)] {
+            assert!(parse_owner(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! `WHARF_FAILPOINT_LOG=FILE` appends the name of every point that is reached. Without the feature a
 //! point is nothing at all.
 //!
+//! `WHARF_FAILPOINT_FILE=FILE` takes the same text as `WHARF_FAILPOINT` from a file that a test writes while the
+//! driver runs. Who strikes empties it first, so that it strikes one of several processes, and once.
+//!
 //! `WHARF_BREAK_DURABILITY=N` leaves out the process's N-th sync (`all`: every one), by which tests show
 //! that they would notice.
 
@@ -19,7 +22,7 @@ macro_rules! failpoint {
 }
 
 #[cfg(feature = "failpoints")]
-pub use enabled::{reached, sync_is_left_out};
+pub use enabled::{prepare, reached, sync_is_left_out};
 
 #[cfg(feature = "failpoints")]
 mod enabled {
@@ -28,8 +31,9 @@ mod enabled {
         env,
         fs::{File, OpenOptions},
         io::Write,
+        os::unix::fs::FileExt,
         sync::{
-            LazyLock,
+            LazyLock, Mutex, PoisonError,
             atomic::{AtomicU64, Ordering},
         },
     };
@@ -53,6 +57,12 @@ mod enabled {
         })
     });
 
+    static ARMING: LazyLock<Option<File>> = LazyLock::new(|| {
+        let path = env::var_os("WHARF_FAILPOINT_FILE")?;
+        OpenOptions::new().read(true).write(true).open(path).ok()
+    });
+    static COUNTING: Mutex<()> = Mutex::new(());
+
     static LOG: LazyLock<Option<File>> = LazyLock::new(|| {
         let path = env::var_os("WHARF_FAILPOINT_LOG")?;
         OpenOptions::new().create(true).append(true).open(path).ok()
@@ -72,13 +82,46 @@ mod enabled {
         if let Some(mut log) = LOG.as_ref() {
             let _ = writeln!(log, "{name}");
         }
+        if let Some(action) = armed_by_file(name) {
+            return strike(name, &action);
+        }
         let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name || armed.name == "*") else {
             return;
         };
-        if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 != armed.hit {
-            return;
+        if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 == armed.hit {
+            strike(name, &armed.action);
         }
-        match armed.action.as_str() {
+    }
+
+    /// Opens files while this process still sees where they are.
+    pub fn prepare() {
+        LazyLock::force(&LOG);
+        LazyLock::force(&ARMING);
+    }
+
+    /// Counts the hit in the file, where it is not the last; the action, where it is.
+    fn armed_by_file(name: &str) -> Option<String> {
+        let _one_thread_at_a_time = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = ARMING.as_ref()?;
+        let mut text = vec![0; 200];
+        let length = file.read_at(&mut text, 0).ok()?;
+        let text = String::from_utf8_lossy(text.get(..length)?);
+        let (point, action) = text.trim().split_once('=')?;
+        let (wanted, hit) = point.split_once('@').unwrap_or((point, "1"));
+        if wanted != name && wanted != "*" {
+            return None;
+        }
+        let left = hit.parse::<u64>().ok()?.saturating_sub(1);
+        file.set_len(0).ok()?;
+        if left == 0 {
+            return Some(action.to_owned());
+        }
+        file.write_all_at(format!("{wanted}@{left}={action}").as_bytes(), 0).ok()?;
+        None
+    }
+
+    fn strike(name: &str, action: &str) {
+        match action {
             "stop" => {
                 let _ = raise(Signal::SIGSTOP);
             }

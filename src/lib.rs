@@ -1,6 +1,6 @@
-//! wharf: a CSI driver for local volumes.
+//! wharf: a CSI driver for local and NFS volumes.
 //!
-//! Layers, each knowing only those to its right: `rpc → service → {volume, store, backend} → os`.
+//! Layers, each knowing only those to its right: `rpc → service → {volume, store, backend, share} → os`.
 //! ARCHITECTURE.md is the map.
 
 pub mod backend;
@@ -12,6 +12,7 @@ pub mod os;
 pub mod rpc;
 pub mod server;
 pub mod service;
+pub mod share;
 pub mod store;
 pub mod telemetry;
 pub mod volume;

@@ -11,7 +11,7 @@ use wharf::{
 fn main() -> ExitCode {
     let arguments = Args::parse();
     let default = match arguments.command {
-        Command::Standalone(_) => "info",
+        Command::Standalone(_) | Command::ShareHelper => "info",
         // The others tell what they find in their own words.
         _ => "error",
     };
@@ -24,8 +24,10 @@ fn main() -> ExitCode {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Volumes(arguments) => commands::volumes::run(&arguments),
         Command::Gc(arguments) => commands::gc::run(&arguments),
+        Command::Migrate(arguments) => commands::migrate::run(&arguments),
         Command::Probe(arguments) => commands::probe::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::ShareHelper => commands::share_helper::run(),
     };
     match outcome {
         Ok(code) => code,

@@ -17,6 +17,8 @@ mod demo;
 mod gc;
 #[path = "commands/probe.rs"]
 mod probe;
+#[path = "commands/shares.rs"]
+mod shares;
 mod support;
 #[path = "commands/volumes.rs"]
 mod volumes;
@@ -107,7 +109,7 @@ fn listing(directory: &Path) -> Vec<String> {
 fn help_tells_what_each_command_is_for() {
     let help = wharf(&["--help"]);
     assert_eq!(help.code, Some(0));
-    for name in ["standalone", "check", "volumes", "gc", "probe", "demo"] {
+    for name in ["standalone", "check", "volumes", "gc", "migrate", "probe", "demo"] {
         assert!(help.out.contains(name), "{help:?}");
         let help = wharf(&[name, "--help"]);
         assert!(help.code == Some(0) && help.out.len() > 200, "{help:?}");

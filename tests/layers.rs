@@ -1,6 +1,6 @@
 //! The shape of the code, enforced: who may use whom, and what no code that ships may do.
 //!
-//! `rpc → service → {volume, store, backend} → os`; arrows never point back. ARCHITECTURE.md says why.
+//! `rpc → service → {volume, store, backend, share} → os`; arrows never point back. ARCHITECTURE.md says why.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,7 +18,7 @@ use std::{
 const RANKS: [&[&str]; 7] = [
     &["os"],
     &["error", "failpoint"],
-    &["volume", "store", "backend"],
+    &["volume", "store", "backend", "share"],
     &["service"],
     &["rpc"],
     &["server"],

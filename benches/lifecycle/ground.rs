@@ -23,7 +23,9 @@ pub const KINDS: [Kind; 3] = [Kind::Xfs, Kind::Ext4, Kind::BtrfsQuota];
 pub fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Xfs => "XFS",
+        Kind::XfsQuota => "XFS with project quota",
         Kind::Ext4 => "ext4",
+        Kind::Ext4Quota => "ext4 with project quota",
         Kind::Btrfs => "btrfs",
         Kind::BtrfsQuota => "btrfs with quota",
     }
@@ -47,8 +49,10 @@ impl Ground {
         // What mkfs leaves for a kernel thread to do later would be measured too.
         let (program, options): (_, &[&str]) = match kind {
             Kind::Btrfs | Kind::BtrfsQuota => ("mkfs.btrfs", &["-q", "-m", "single"]),
-            Kind::Xfs => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
-            Kind::Ext4 => ("mkfs.ext4", &["-q", "-b", "4096", "-E", "nodiscard,assume_storage_prezeroed=1"]),
+            Kind::Xfs | Kind::XfsQuota => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
+            Kind::Ext4 | Kind::Ext4Quota => {
+                ("mkfs.ext4", &["-q", "-b", "4096", "-E", "nodiscard,assume_storage_prezeroed=1"])
+            }
         };
         run(program, options.iter().map(OsStr::new).chain([image.as_os_str()]));
         // mount(8) attaches with AUTOCLEAR: nothing stays behind when this process is killed.

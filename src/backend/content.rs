@@ -83,7 +83,8 @@ pub fn transfer(
                 .doing(|| format!("snapshotting {} {}", origin.kind, origin.key))?;
         }
         (Way::Reflink | Way::Copy, Layout::Directory) => {
-            directory::copy(&from, draft, way == Way::Reflink, progress)?;
+            let record = fresh.map(|(_, record)| record);
+            directory::copy(&from, draft, record, way == Way::Reflink, progress)?;
         }
         (Way::Reflink | Way::Copy, Layout::Image) => copy_image(origin, way, draft, fresh, progress)?,
     }

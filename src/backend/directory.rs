@@ -3,7 +3,7 @@
 use crate::{
     error::{Doing, Error, Result},
     failpoint,
-    os::{btrfs, file, mountinfo, tree},
+    os::{btrfs, file, mountinfo, quota, tree},
     store::{Draft, Kind, Pool},
     volume::{Key, LimitMode, VolumeRecord},
 };
@@ -15,6 +15,7 @@ const ROOT_MODE: u32 = 0o755;
 /// Makes an empty root.
 pub fn create(draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {
     draft.make_data()?;
+    hand_on(draft, record)?;
     set_mode(&draft.data(), record, Some(ROOT_MODE))?;
     limit(&draft.data(), record)
 }
@@ -23,6 +24,15 @@ pub fn create(draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {
 pub fn finish(draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {
     set_mode(&draft.data(), record, None)?;
     limit(&draft.data(), record)
+}
+
+/// Everything that is made in it from now on carries the volume's project id.
+fn hand_on(draft: &Draft<'_>, record: &VolumeRecord) -> Result<()> {
+    let Some(id) = record.project_id else { return Ok(()) };
+    let doing = || format!("giving volume {} its project id", record.key);
+    let root = file::open_dir(&draft.data()).doing(doing)?;
+    quota::set_number(&root, id, quota::Inherit::Yes).doing(doing)?;
+    Ok(())
 }
 
 fn set_mode(data: &Path, record: &VolumeRecord, default: Option<u32>) -> Result<()> {
@@ -39,7 +49,12 @@ pub fn limit(data: &Path, record: &VolumeRecord) -> Result<()> {
     if record.limit != Some(LimitMode::Enforced) {
         return Ok(());
     }
-    btrfs::set_limit(data, Some(record.size_bytes)).doing(|| format!("limiting volume {}", record.key))?;
+    let bytes = Some(record.size_bytes);
+    match record.project_id {
+        Some(id) => quota::set_limit(data, id, bytes),
+        None => btrfs::set_limit(data, bytes),
+    }
+    .doing(|| format!("limiting volume {}", record.key))?;
     failpoint!("directory.limit-set");
     Ok(())
 }
@@ -57,14 +72,18 @@ pub fn key_of_root(root: &Path) -> Option<Key> {
     above.ends_with("/volumes").then(|| Key::parse(key)).flatten()
 }
 
-/// Copies or reflinks the tree of `from` into the draft.
+/// Copies or reflinks the tree of `from` into the draft; of a new volume `fresh` is the record.
 pub fn copy(
     from: &Path,
     draft: &Draft<'_>,
+    fresh: Option<&VolumeRecord>,
     share: bool,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<()> {
     draft.make_data()?;
+    if let Some(record) = fresh {
+        hand_on(draft, record)?;
+    }
     let doing = || format!("copying {} to {}", from.display(), draft.data().display());
     let open = |path: &Path| -> Result<File> { file::open_dir(path).doing(doing) };
     tree::copy(&open(from)?, &open(&draft.data())?, share, progress).doing(doing)?;

@@ -1,18 +1,24 @@
 //! `wharf standalone`: all three CSI services on one socket.
 
+use super::share_helper;
 use crate::{
     config::{StandaloneArgs, check_pools},
     os,
     rpc::{self, Offer, metrics::Metrics},
     server::{self, End, Endpoint, Shutdown},
-    service::Service,
+    service::{
+        self, Service,
+        nfs::{self, At},
+    },
+    share::Limits,
 };
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime, task};
+use uuid::Uuid;
 
 /// Threads for work that blocks. A request that finds none free waits; probes of dead devices cannot
-/// use up memory.
-const BLOCKING_THREADS: usize = 64;
+/// use up memory. Enough for several silent NFS servers at once, beside local work.
+const BLOCKING_THREADS: usize = 192;
 
 /// Serves until SIGTERM or SIGINT. An error is one sentence that says what to change.
 pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
@@ -25,8 +31,15 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     };
     let endpoint: Endpoint =
         arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
-    let service =
-        Service::new(&arguments.pools, &node_id, arguments.max_volumes).map_err(|error| error.chain())?;
+    let mut shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
+    shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.mount_timeout));
+    let config = service::Config {
+        pools: &arguments.pools,
+        node_id: &node_id,
+        max_volumes: arguments.max_volumes,
+        shares,
+    };
+    let service = Service::new(&config).map_err(|error| error.chain())?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -35,8 +48,24 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let end = runtime.block_on(serve(arguments, &endpoint, Arc::new(service)));
     // Work that is still running loses nothing by being cut off: that is what kill -9 does, too.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     end
+}
+
+/// How this machine uses shares.
+pub fn shares(shares: &[At], owner: Option<&str>, node_id: &str) -> nfs::Config {
+    nfs::Config {
+        shares: shares.to_vec(),
+        owner: owner.map_or_else(|| default_owner(node_id), str::to_owned),
+        launcher: share_helper::launcher(),
+        limits: Limits::default(),
+    }
+}
+
+/// Two machines never have the same one, and one machine keeps its own.
+pub fn default_owner(node_id: &str) -> String {
+    let machine = os::host::machine_id().unwrap_or_else(|| node_id.to_owned());
+    Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{machine}.wharf.csi.dev").as_bytes()).to_string()
 }
 
 async fn serve(arguments: &StandaloneArgs, endpoint: &Endpoint, service: Arc<Service>) -> Result<(), String> {

@@ -269,7 +269,10 @@ impl<R: Read + AsFd + AsRawFd> Stream<R> {
 }
 
 /// poll(2): which of the descriptors can be read or have ended; absent ones never.
-fn readable<const N: usize>(descriptors: [Option<RawFd>; N], limit: Duration) -> io::Result<[bool; N]> {
+pub(super) fn readable<const N: usize>(
+    descriptors: [Option<RawFd>; N],
+    limit: Duration,
+) -> io::Result<[bool; N]> {
     let mut asked =
         descriptors.map(|fd| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 });
     // Rounded up, so that the last wait does not turn into many of 0 ms.

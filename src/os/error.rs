@@ -77,6 +77,58 @@ impl Error {
         self.errno() == Some(libc::ENOTEMPTY)
     }
 
+    /// A directory on the way, or what was opened, was removed behind the caller's back (NFS).
+    pub fn is_stale(&self) -> bool {
+        self.errno() == Some(libc::ESTALE)
+    }
+
+    /// A name leads out of the filesystem, or through a mount.
+    pub fn is_elsewhere(&self) -> bool {
+        self.errno() == Some(libc::EXDEV)
+    }
+
+    /// A directory is needed, and something else stands there.
+    pub fn is_no_directory(&self) -> bool {
+        self.errno() == Some(libc::ENOTDIR)
+    }
+
+    /// The permission to do this is missing (EACCES, EPERM).
+    pub fn is_denied(&self) -> bool {
+        matches!(self.errno(), Some(libc::EACCES | libc::EPERM))
+    }
+
+    /// The filesystem is read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.errno() == Some(libc::EROFS)
+    }
+
+    /// A call to a server of which nobody knows whether it took effect: no answer came, a connection
+    /// broke, or the server itself did not know.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(
+                libc::ETIMEDOUT
+                    | libc::EIO
+                    | libc::EREMOTEIO
+                    | libc::ESTALE
+                    | libc::EINTR
+                    | libc::EAGAIN
+                    | libc::EPIPE
+                    | libc::ENOTCONN
+                    | libc::ESHUTDOWN
+                    | libc::ECONNREFUSED
+                    | libc::ECONNRESET
+                    | libc::ECONNABORTED
+                    | libc::EHOSTDOWN
+                    | libc::EHOSTUNREACH
+                    | libc::ENETDOWN
+                    | libc::ENETUNREACH
+                    | libc::ENETRESET
+            )
+        )
+    }
+
     /// A symlink stands where none is followed.
     pub fn is_symlink(&self) -> bool {
         self.errno() == Some(libc::ELOOP)
@@ -115,10 +167,36 @@ impl Error {
         matches!(self.errno(), Some(libc::EBADMSG | libc::EUCLEAN))
     }
 
+    /// A server that answers, but has not the program or the version that it was asked for.
+    pub fn is_not_offered(&self) -> bool {
+        matches!(self, Self::Path { source, .. }
+            if source.kind() == io::ErrorKind::Unsupported && source.raw_os_error().is_none())
+    }
+
+    /// The kernel does not know the type of filesystem, and could not load it.
+    pub fn is_unknown_filesystem(&self) -> bool {
+        self.errno() == Some(libc::ENODEV)
+    }
+
     /// Somebody else is in the way for now (EAGAIN), such as a program with a lease on an image.
     pub fn is_in_the_way(&self) -> bool {
         self.errno() == Some(libc::EAGAIN)
     }
+}
+
+/// Whether a kernel's number says that a server cannot be reached or has not answered in time.
+pub fn is_unreachable(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ETIMEDOUT
+            | libc::EIO
+            | libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::ENOTCONN
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETUNREACH
+    )
 }
 
 /// Gives an [`io::Error`] (or a [`rustix`], [`nix`] one) its operation and path.

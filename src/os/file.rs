@@ -53,6 +53,8 @@ pub struct Stat {
     pub gid: u32,
     /// `st_ctime`: when the inode was last changed in any way, its name included.
     pub changed: SystemTime,
+    /// `st_mtime`.
+    pub modified: SystemTime,
     is_symlink: bool,
 }
 
@@ -77,12 +79,17 @@ impl From<rustix::fs::Stat> for Stat {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            changed: UNIX_EPOCH
-                + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or_default())
-                + Duration::from_nanos(stat.st_ctime_nsec),
+            changed: time(stat.st_ctime, stat.st_ctime_nsec),
+            modified: time(stat.st_mtime, stat.st_mtime_nsec),
             is_symlink: kind == FileType::Symlink,
         }
     }
+}
+
+fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    UNIX_EPOCH
+        + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+        + Duration::from_nanos(nanoseconds)
 }
 
 /// lstat(2); `None` when nothing is there (ENOENT, ENOTDIR).
@@ -97,6 +104,13 @@ pub fn stat(path: &Path) -> Result<Option<Stat>> {
 /// fstat(2).
 pub fn stat_file(file: &File) -> Result<Stat> {
     rustix::fs::fstat(file).map(Stat::from).map_err(on("look at", file))
+}
+
+/// Its size now: an NFS client is made to ask its server.
+pub fn size_now(file: &File) -> Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let stat = rustix::fs::statx(file, "", flags, rustix::fs::StatxFlags::SIZE);
+    stat.map(|stat| stat.stx_size).map_err(on("look at", file))
 }
 
 /// Makes one directory with mode 0700; an existing one is an error (EEXIST).
@@ -176,7 +190,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// fsync(2).
-fn settle(file: &File) -> io::Result<()> {
+pub(super) fn settle(file: &File) -> io::Result<()> {
     #[cfg(feature = "failpoints")]
     if crate::failpoint::sync_is_left_out() {
         return Ok(());

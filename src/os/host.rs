@@ -18,6 +18,13 @@ pub fn name() -> Result<String> {
     Ok(name.nodename().to_string_lossy().into_owned())
 }
 
+/// What tells this machine from all others, and is not to be published as it is (machine-id(5)); `None`: it has
+/// no id.
+pub fn machine_id() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/machine-id").ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
 /// The kernel's release, such as `6.12.0-1-amd64` (uname(2)).
 pub fn kernel_release() -> Result<String> {
     let name = nix::sys::utsname::uname().at("read the kernel's release of", "the host")?;

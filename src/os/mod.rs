@@ -7,7 +7,9 @@
 #![allow(unsafe_code)]
 
 pub mod btrfs;
+pub mod child;
 pub mod command;
+pub mod directory;
 pub mod error;
 pub mod file;
 pub mod format;
@@ -17,6 +19,10 @@ pub mod lock;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod namespace;
+pub mod nfs;
+pub mod presence;
+pub mod quota;
 pub mod reflink;
 pub mod socket;
 pub mod space;

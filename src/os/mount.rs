@@ -13,6 +13,7 @@ use rustix::{
         fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
+use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io,
@@ -22,7 +23,7 @@ use std::{
 use sys_mount::MountFlags;
 
 /// Restrictions of a bind mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// MOUNT_ATTR_RDONLY.
     pub read_only: bool,
@@ -92,7 +93,7 @@ pub fn bind(source: &Path, target: &Path, attributes: Attributes) -> Result<()> 
     moved
 }
 
-fn place(path: &Path) -> Result<OwnedFd> {
+pub(super) fn place(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat(CWD, path, flags, Mode::empty()).at("open", path)?;
     // O_PATH opens a symlink itself; cloned, it would be a mount that leads nowhere.
@@ -103,7 +104,7 @@ fn place(path: &Path) -> Result<OwnedFd> {
     }
 }
 
-fn set_attributes(tree: &OwnedFd, attributes: Attributes) -> io::Result<()> {
+pub(super) fn set_attributes(tree: &OwnedFd, attributes: Attributes) -> io::Result<()> {
     let (set, clear) = attributes.set_and_clear();
     let wanted = mount_attr { attr_set: set.into(), attr_clr: clear.into(), propagation: 0, userns_fd: 0 };
     // SAFETY: the path is a C string, the structure and its size belong together, both outlive the call.

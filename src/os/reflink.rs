@@ -19,6 +19,13 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 /// The most that is copied between two calls of `progress`.
 const PIECE: u64 = 8 << 20;
+/// The same where a server copies: one call each, during which nothing is heard of it.
+const SERVER_PIECE: u64 = 128 << 20;
+/// What is copied to a server by way of this host's memory is sent there after so many bytes: in the end that would
+/// take long, without a sign of life.
+const HELD_BACK: u64 = 128 << 20;
+/// Zeroes are looked for in blocks of this size.
+const BLOCK: usize = 4096;
 /// The buffer where the kernel cannot copy by itself.
 const BUFFER: usize = 1 << 20;
 
@@ -60,25 +67,33 @@ fn attempt(directory: &Path) -> Result<bool> {
 /// whether to go on; if not, the outcome is [`Error::Cancelled`] and `to` is incomplete. Where the
 /// filesystem can share blocks between the two files the kernel may do that instead of copying.
 pub fn copy_sparse(from: &File, to: &File, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-    let size = from.metadata().map_err(on("look at", from))?.len();
-    forget_cached_holes(from);
-    let mut copy = Copy { from, to, in_kernel: true, buffer: Vec::new(), done: 0 };
-    let mut position = 0;
-    while let Some((start, end)) = data_after(from, position, size)? {
-        position = start;
-        while position < end {
-            let copied = copy.piece(position, (end - position).min(PIECE))?;
-            if !progress(copy.done) {
-                return Err(Error::Cancelled("the copy"));
-            }
-            if copied == 0 {
-                // Somebody cut the file short meanwhile: what is gone reads as zeroes.
-                return ftruncate(to, size).map_err(on("set the size of", to));
-            }
-            position += copied;
-        }
-    }
-    ftruncate(to, size).map_err(on("set the size of", to))
+    let copy = Copy {
+        from,
+        to,
+        in_kernel: true,
+        piece: PIECE,
+        remote: false,
+        buffer: Vec::new(),
+        held: 0,
+        end: 0,
+        done: 0,
+    };
+    copy.whole(progress)
+}
+
+/// As [`copy_sparse`] on NFS, where not every version shows holes: runs of zeroes become some. `in_kernel`:
+/// the server copies by itself, in pieces of 128 MiB; said of a mount that cannot do that it would move the
+/// data through this host, and zeroes too.
+pub fn copy_remote(
+    from: &File,
+    to: &File,
+    in_kernel: bool,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
+    let piece = if in_kernel { SERVER_PIECE } else { PIECE };
+    let copy =
+        Copy { from, to, in_kernel, piece, remote: true, buffer: Vec::new(), held: 0, end: 0, done: 0 };
+    copy.whole(progress)
 }
 
 /// Bytes of the file in extents that no other file shares (FIEMAP without the shared flag), unwritten
@@ -126,16 +141,51 @@ struct Copy<'a> {
     to: &'a File,
     /// copy_file_range(2) has not refused yet.
     in_kernel: bool,
+    /// The most that is copied at a time.
+    piece: u64,
+    /// On a server: runs of zeroes that pass through the buffer become holes, and not all is held back.
+    remote: bool,
     buffer: Vec<u8>,
+    /// Bytes that were written and not synced.
+    held: u64,
+    /// Where what was written so far ends.
+    end: u64,
     done: u64,
 }
 
 impl Copy<'_> {
+    fn whole(mut self, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+        let size = self.from.metadata().map_err(on("look at", self.from))?.len();
+        forget_cached_holes(self.from);
+        let mut position = 0;
+        while let Some((start, end)) = data_after(self.from, position, size)? {
+            position = start;
+            while position < end {
+                let copied = self.piece(position, (end - position).min(self.piece))?;
+                if !progress(self.done) {
+                    return Err(Error::Cancelled("the copy"));
+                }
+                if copied == 0 {
+                    // Somebody cut the file short meanwhile: what is gone reads as zeroes.
+                    return ftruncate(self.to, size).map_err(on("set the size of", self.to));
+                }
+                position += copied;
+            }
+        }
+        if self.end == size {
+            return Ok(());
+        }
+        ftruncate(self.to, size).map_err(on("set the size of", self.to))
+    }
+
     /// Copies up to `length` bytes; 0 only at the end of the file.
     fn piece(&mut self, position: u64, length: u64) -> Result<u64> {
         let copied = if self.in_kernel { self.by_kernel(position, length)? } else { None };
         let copied = match copied {
-            Some(copied) => copied,
+            Some(copied) => {
+                self.end = position + copied;
+                copied
+            }
             None => self.by_buffer(position, length)?,
         };
         self.done += copied;
@@ -168,9 +218,48 @@ impl Copy<'_> {
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(self.from, &mut self.buffer[..], position))
             .map_err(on("read", self.from))?;
         let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
-        self.to.write_all_at(bytes, position).map_err(on("write", self.to))?;
+        if self.remote {
+            if let Some(end) = write_but_zeroes(self.to, bytes, position)? {
+                self.end = end;
+            }
+            self.held += bytes.len() as u64;
+            if self.held >= HELD_BACK {
+                self.held = 0;
+                self.to.sync_data().map_err(on("sync", self.to))?;
+            }
+        } else {
+            self.to.write_all_at(bytes, position).map_err(on("write", self.to))?;
+            self.end = position + bytes.len() as u64;
+        }
         Ok(bytes.len() as u64)
     }
+}
+
+/// Leaves out blocks that hold nothing but zeroes; gives where the last of the others ends.
+fn write_but_zeroes(to: &File, bytes: &[u8], position: u64) -> Result<Option<u64>> {
+    let mut end = None;
+    for run in runs(bytes) {
+        let Some(data) = bytes.get(run.clone()) else { continue };
+        to.write_all_at(data, position + run.start as u64).map_err(on("write", to))?;
+        end = Some(position + run.end as u64);
+    }
+    Ok(end)
+}
+
+/// Where `bytes` hold something, in whole blocks.
+fn runs(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for (number, block) in bytes.chunks(BLOCK).enumerate() {
+        let start = number * BLOCK;
+        if block.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(last) if last.end == start => last.end += block.len(),
+            _ => runs.push(start..start + block.len()),
+        }
+    }
+    runs
 }
 
 /// The first stretch of data at or after `position`, cut off at `size`.
@@ -338,7 +427,17 @@ mod tests {
         for in_kernel in [true, false] {
             let path = home.path().join(format!("{in_kernel}"));
             let to = create_new(&path).unwrap();
-            let mut copy = Copy { from: &from, to: &to, in_kernel, buffer: Vec::new(), done: 0 };
+            let mut copy = Copy {
+                from: &from,
+                to: &to,
+                in_kernel,
+                piece: PIECE,
+                remote: false,
+                buffer: Vec::new(),
+                held: 0,
+                end: 0,
+                done: 0,
+            };
             let mut at = 0;
             loop {
                 match copy.piece(at, 700_000).unwrap() {

@@ -1,11 +1,12 @@
 //! How much room a filesystem has.
 
-use super::{At as _, Result};
-use rustix::fs::{StatVfsMountFlags, statvfs};
-use std::path::Path;
+use super::{At as _, Result, file};
+use rustix::fs::{StatVfs, StatVfsMountFlags, fstatvfs, statvfs};
+use serde::{Deserialize, Serialize};
+use std::{fs::File, path::Path};
 
 /// statfs(2), in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// All.
     pub total: u64,
@@ -23,15 +24,25 @@ pub struct Space {
 
 /// Of the filesystem at `path`.
 pub fn of(path: &Path) -> Result<Space> {
-    let stat = statvfs(path).at("read the free space of", path)?;
-    Ok(Space {
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-        available: stat.f_bavail.saturating_mul(stat.f_frsize),
-        free: stat.f_bfree.saturating_mul(stat.f_frsize),
-        inodes: stat.f_files,
-        inodes_free: stat.f_ffree,
-        read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
-    })
+    statvfs(path).map(Space::from).at("read the free space of", path)
+}
+
+/// As a directory shows it, which may have a limit of its own.
+pub fn of_open(directory: &File) -> Result<Space> {
+    fstatvfs(directory).map(Space::from).at("read the free space of", file::shown(directory))
+}
+
+impl From<StatVfs> for Space {
+    fn from(stat: StatVfs) -> Self {
+        Self {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available: stat.f_bavail.saturating_mul(stat.f_frsize),
+            free: stat.f_bfree.saturating_mul(stat.f_frsize),
+            inodes: stat.f_files,
+            inodes_free: stat.f_ffree,
+            read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +70,7 @@ mod tests {
         assert!(!empty.read_only);
 
         fs::write(target.join("f"), vec![1; 4 << 20]).unwrap();
-        rustix::fs::syncfs(fs::File::open(&target).unwrap()).unwrap();
+        rustix::fs::syncfs(File::open(&target).unwrap()).unwrap();
         let used = of(&target).unwrap();
         assert!(empty.free - used.free >= 4 * MIB, "{empty:?} {used:?}");
         assert_eq!(empty.inodes_free - used.inodes_free, 1);

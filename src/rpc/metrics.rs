@@ -1,7 +1,7 @@
 //! Prometheus metrics: what they are called, and what is measured for each RPC.
 
 use super::run;
-use crate::service::{PoolCensus, Service};
+use crate::service::{PoolCensus, ServerStatus, Service};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -58,6 +58,7 @@ impl Metrics {
         registry.register_with_unit("rpc_duration", "How long RPCs took", Unit::Seconds, durations.clone());
         let in_flight = Family::default();
         registry.register("rpcs_in_flight", "RPCs being worked on", in_flight.clone());
+        registry.register_collector(Box::new(Servers(Arc::clone(&service))));
         registry.register_collector(Box::new(Pools(service)));
         Self { registry, handled, durations, in_flight }
     }
@@ -79,6 +80,41 @@ impl Metrics {
         let mut body = String::new();
         text::encode(&mut body, &self.registry)?;
         Ok(body)
+    }
+}
+
+/// What the servers of NFS shares have in use, read at each scrape.
+#[derive(Debug)]
+struct Servers(Arc<Service>);
+
+impl Collector for Servers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let servers = self.0.servers();
+        if servers.is_empty() {
+            return Ok(());
+        }
+        type Of = fn(&ServerStatus) -> usize;
+        let figures: [(&str, &str, Of); 4] = [
+            ("server_helpers", "Helper processes for shares of an NFS server", |server| server.helpers),
+            ("server_helpers_lost", "Those that outlive SIGKILL until the server answers", |server| {
+                server.lost
+            }),
+            ("server_operations", "Operations on its shares that are being carried out", |server| {
+                server.operations
+            }),
+            ("server_refusing", "1 while requests are refused because it does not answer", |server| {
+                usize::from(server.open)
+            }),
+        ];
+        for (name, help, figure) in figures {
+            let gauge = prometheus_client::metrics::MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(name, help, None, gauge)?;
+            for server in &servers {
+                ConstGauge::new(i64::try_from(figure(server)).unwrap_or(i64::MAX))
+                    .encode(family.encode_family(&[("server", server.server.as_str())])?)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,15 +4,20 @@ use super::csi;
 use crate::{
     error::{Error, Result},
     service::{
-        CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode, ExpandVolume, GetCapacity,
-        GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth, ListSnapshots, ListVolumes,
-        NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish, Unstage, ValidateVolume,
+        AnyClass, CreateLocal, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode,
+        ExpandVolume, GetCapacity, GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth,
+        ListSnapshots, ListVolumes, NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish,
+        Unstage, ValidateVolume, nfs::CreateOnShare,
     },
     volume::{
-        AccessMode, Capability, CapacityRange, Class, Name, capability::AccessType, parameters,
+        AccessMode, Capability, CapacityRange, Class, Name,
+        capability::AccessType,
+        nfs::{self, class::secret_options},
+        parameters,
         topology::Requirement,
     },
 };
+use std::collections::BTreeMap;
 
 fn missing(field: &str) -> Error {
     Error::Invalid(format!("{field} is missing"))
@@ -71,6 +76,11 @@ fn requirement(requirement: Option<csi::TopologyRequirement>) -> Requirement {
     Requirement { requisite: segments(requirement.requisite), preferred: segments(requirement.preferred) }
 }
 
+/// `None`: the volume is no NFS volume.
+fn nfs_context(context: &BTreeMap<String, String>) -> Result<Option<nfs::Context>> {
+    if nfs::is_nfs(context) { nfs::Context::parse(context).map(Some) } else { Ok(None) }
+}
+
 fn source(source: csi::VolumeContentSource) -> Result<SourceRequest> {
     use csi::volume_content_source::Type;
     match source.r#type.ok_or_else(|| missing("volume_content_source.type"))? {
@@ -94,14 +104,16 @@ impl TryFrom<csi::CreateVolumeRequest> for CreateVolume {
                 "mutable parameter {key:?} is unknown: no parameter can be modified"
             )));
         }
-        Ok(Self {
-            name,
-            range: range(request.capacity_range)?,
-            capabilities,
-            class: Class::parse(&request.parameters)?,
-            source: request.volume_content_source.map(source).transpose()?,
-            topology: requirement(request.accessibility_requirements),
-        })
+        let range = range(request.capacity_range)?;
+        let source = request.volume_content_source.map(source).transpose()?;
+        if nfs::is_nfs(&request.parameters) {
+            let class = nfs::Class::parse(&request.parameters)?;
+            let secrets = secret_options(&request.secrets)?;
+            return Ok(Self::OnShare(CreateOnShare { name, range, capabilities, class, source, secrets }));
+        }
+        let class = Class::parse(&request.parameters)?;
+        let topology = requirement(request.accessibility_requirements);
+        Ok(Self::Local(CreateLocal { name, range, capabilities, class, source, topology }))
     }
 }
 
@@ -109,7 +121,8 @@ impl TryFrom<csi::DeleteVolumeRequest> for DeleteVolume {
     type Error = Error;
 
     fn try_from(request: csi::DeleteVolumeRequest) -> Result<Self> {
-        Ok(Self { id: required("volume_id", request.volume_id)? })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { id: required("volume_id", request.volume_id)?, secrets })
     }
 }
 
@@ -153,7 +166,10 @@ impl TryFrom<csi::GetCapacityRequest> for GetCapacity {
     fn try_from(request: csi::GetCapacityRequest) -> Result<Self> {
         Ok(Self {
             capabilities: request.volume_capabilities.into_iter().map(capability).collect::<Result<_>>()?,
-            class: Class::parse(&request.parameters),
+            class: match nfs::is_nfs(&request.parameters) {
+                true => nfs::Class::parse(&request.parameters).map(AnyClass::OnShare),
+                false => Class::parse(&request.parameters).map(AnyClass::Local),
+            },
             topology: request.accessible_topology.map(|topology| topology.segments),
         })
     }
@@ -166,7 +182,8 @@ impl TryFrom<csi::CreateSnapshotRequest> for CreateSnapshot {
         let name = Name::new(request.name)?;
         let source_id = required("source_volume_id", request.source_volume_id)?;
         parameters::check_snapshot_parameters(&request.parameters)?;
-        Ok(Self { name, source_id, topology: requirement(request.accessibility_requirements) })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { name, source_id, topology: requirement(request.accessibility_requirements), secrets })
     }
 }
 
@@ -174,7 +191,8 @@ impl TryFrom<csi::DeleteSnapshotRequest> for DeleteSnapshot {
     type Error = Error;
 
     fn try_from(request: csi::DeleteSnapshotRequest) -> Result<Self> {
-        Ok(Self { id: required("snapshot_id", request.snapshot_id)? })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { id: required("snapshot_id", request.snapshot_id)?, secrets })
     }
 }
 
@@ -195,7 +213,8 @@ impl TryFrom<csi::ControllerExpandVolumeRequest> for ExpandVolume {
             return Err(missing("capacity_range"));
         }
         let capability = request.volume_capability.map(capability).transpose()?;
-        Ok(Self { id, range: range(request.capacity_range)?, capability })
+        let secrets = secret_options(&request.secrets)?;
+        Ok(Self { id, range: range(request.capacity_range)?, capability, secrets })
     }
 }
 
@@ -231,6 +250,8 @@ impl TryFrom<csi::NodeStageVolumeRequest> for Stage {
             id: required("volume_id", request.volume_id)?,
             staging: TargetPath::new("staging_target_path", request.staging_target_path)?,
             capability: capability(request.volume_capability.ok_or_else(|| missing("volume_capability"))?)?,
+            context: nfs_context(&request.volume_context)?,
+            secret_options: secret_options(&request.secrets)?,
         })
     }
 }
@@ -260,6 +281,8 @@ impl TryFrom<csi::NodePublishVolumeRequest> for Publish {
             target: TargetPath::new("target_path", request.target_path)?,
             capability: capability(request.volume_capability.ok_or_else(|| missing("volume_capability"))?)?,
             read_only: request.readonly,
+            context: nfs_context(&request.volume_context)?,
+            secret_options: secret_options(&request.secrets)?,
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use super::csi;
 use crate::{
-    service::{Capacity, Expanded, Figures, Health, PoolAilment, Severity},
-    volume::{NodeName, SnapshotId, SnapshotRecord, Source, VolumeId, VolumeRecord, topology::TOPOLOGY_KEY},
+    service::{Capacity, Expanded, Figures, Health, PoolAilment, Severity, Snapshot, SourceRequest, Volume},
+    volume::{NodeName, topology::TOPOLOGY_KEY},
 };
 
 /// Sizes are below 2^63 by construction (`size::MAX`); a filesystem's figures may not be.
@@ -16,88 +16,82 @@ pub fn topology(node: &NodeName) -> csi::Topology {
     csi::Topology { segments: [(TOPOLOGY_KEY.to_owned(), node.as_str().to_owned())].into() }
 }
 
-fn content_source(source: Source, node: &NodeName) -> csi::VolumeContentSource {
+fn content_source(source: SourceRequest) -> csi::VolumeContentSource {
     use csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
-    let node = node.clone();
     let r#type = match source {
-        Source::Snapshot(key) => {
-            Type::Snapshot(SnapshotSource { snapshot_id: SnapshotId { key, node }.to_string() })
-        }
-        Source::Volume(key) => Type::Volume(VolumeSource { volume_id: VolumeId { key, node }.to_string() }),
+        SourceRequest::Snapshot(snapshot_id) => Type::Snapshot(SnapshotSource { snapshot_id }),
+        SourceRequest::Volume(volume_id) => Type::Volume(VolumeSource { volume_id }),
     };
     csi::VolumeContentSource { r#type: Some(r#type) }
 }
 
-impl From<VolumeRecord> for csi::Volume {
-    fn from(record: VolumeRecord) -> Self {
+impl From<Volume> for csi::Volume {
+    fn from(volume: Volume) -> Self {
         Self {
-            capacity_bytes: signed(record.size_bytes),
-            volume_id: record.id().to_string(),
-            // Everything that Stage needs is in the record, which cannot go stale.
-            volume_context: std::collections::BTreeMap::new(),
-            content_source: record.source.map(|source| content_source(source, &record.node)),
-            accessible_topology: vec![topology(&record.node)],
+            capacity_bytes: signed(volume.size_bytes),
+            volume_id: volume.id,
+            volume_context: volume.context,
+            content_source: volume.source.map(content_source),
+            accessible_topology: volume.node.iter().map(topology).collect(),
         }
     }
 }
 
-impl From<SnapshotRecord> for csi::Snapshot {
-    fn from(record: SnapshotRecord) -> Self {
+impl From<Snapshot> for csi::Snapshot {
+    fn from(snapshot: Snapshot) -> Self {
         Self {
-            size_bytes: signed(record.asked_bytes),
-            snapshot_id: record.id().to_string(),
-            source_volume_id: record.volume_id().to_string(),
-            creation_time: Some(record.created.system_time().into()),
+            size_bytes: signed(snapshot.asked_bytes),
+            snapshot_id: snapshot.id,
+            source_volume_id: snapshot.volume_id,
+            creation_time: Some(snapshot.created.system_time().into()),
             // A snapshot that is not complete does not exist.
             ready_to_use: true,
             group_snapshot_id: String::new(),
-            accessible_topology: vec![topology(&record.node)],
+            accessible_topology: snapshot.node.iter().map(topology).collect(),
         }
     }
 }
 
-impl From<VolumeRecord> for csi::CreateVolumeResponse {
-    fn from(record: VolumeRecord) -> Self {
-        Self { volume: Some(record.into()) }
+impl From<Volume> for csi::CreateVolumeResponse {
+    fn from(volume: Volume) -> Self {
+        Self { volume: Some(volume.into()) }
     }
 }
 
-impl From<VolumeRecord> for csi::ControllerGetVolumeResponse {
-    fn from(record: VolumeRecord) -> Self {
+impl From<Volume> for csi::ControllerGetVolumeResponse {
+    fn from(volume: Volume) -> Self {
         Self {
-            volume: Some(record.into()),
+            volume: Some(volume.into()),
             status: Some(csi::controller_get_volume_response::VolumeStatus::default()),
         }
     }
 }
 
-impl From<(Vec<VolumeRecord>, String)> for csi::ListVolumesResponse {
-    fn from((records, next_token): (Vec<VolumeRecord>, String)) -> Self {
-        let entry = |record: VolumeRecord| csi::list_volumes_response::Entry {
-            volume: Some(record.into()),
-            status: None,
-        };
-        Self { entries: records.into_iter().map(entry).collect(), next_token }
-    }
-}
-
-impl From<SnapshotRecord> for csi::CreateSnapshotResponse {
-    fn from(record: SnapshotRecord) -> Self {
-        Self { snapshot: Some(record.into()) }
-    }
-}
-
-impl From<SnapshotRecord> for csi::GetSnapshotResponse {
-    fn from(record: SnapshotRecord) -> Self {
-        Self { snapshot: Some(record.into()) }
-    }
-}
-
-impl From<(Vec<SnapshotRecord>, String)> for csi::ListSnapshotsResponse {
-    fn from((records, next_token): (Vec<SnapshotRecord>, String)) -> Self {
+impl From<(Vec<Volume>, String)> for csi::ListVolumesResponse {
+    fn from((entries, next_token): (Vec<Volume>, String)) -> Self {
         let entry =
-            |record: SnapshotRecord| csi::list_snapshots_response::Entry { snapshot: Some(record.into()) };
-        Self { entries: records.into_iter().map(entry).collect(), next_token }
+            |volume: Volume| csi::list_volumes_response::Entry { volume: Some(volume.into()), status: None };
+        Self { entries: entries.into_iter().map(entry).collect(), next_token }
+    }
+}
+
+impl From<Snapshot> for csi::CreateSnapshotResponse {
+    fn from(snapshot: Snapshot) -> Self {
+        Self { snapshot: Some(snapshot.into()) }
+    }
+}
+
+impl From<Snapshot> for csi::GetSnapshotResponse {
+    fn from(snapshot: Snapshot) -> Self {
+        Self { snapshot: Some(snapshot.into()) }
+    }
+}
+
+impl From<(Vec<Snapshot>, String)> for csi::ListSnapshotsResponse {
+    fn from((entries, next_token): (Vec<Snapshot>, String)) -> Self {
+        let entry =
+            |snapshot: Snapshot| csi::list_snapshots_response::Entry { snapshot: Some(snapshot.into()) };
+        Self { entries: entries.into_iter().map(entry).collect(), next_token }
     }
 }
 

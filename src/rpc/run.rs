@@ -32,9 +32,13 @@ use uuid::Uuid;
 /// Answers come this long before the caller's deadline, so that it sees ABORTED and not its own timeout.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// How many volumes and snapshots are made at a time: copies may take minutes, and the rest of the threads
+/// How many local volumes and snapshots are made at a time: copies may take minutes, and the rest of the threads
 /// stays for requests that must not wait for them (Probe, Unpublish, Unstage).
 const SLOTS: usize = 32;
+
+/// How many requests may wait for one NFS server at a time, each on a thread. A server that is silent holds up
+/// its own requests alone.
+const SLOTS_OF_SERVER: usize = 24;
 
 type Outcome = Option<Arc<dyn Any + Send + Sync>>;
 
@@ -46,13 +50,21 @@ pub struct Runner {
     running: Arc<Mutex<HashMap<Uuid, watch::Receiver<Outcome>>>>,
     requests: Arc<AtomicU64>,
     slots: Arc<Semaphore>,
+    servers: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
 
 impl Runner {
     /// One for a process: joining works across connections.
     pub fn new(service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
         let slots = Arc::new(Semaphore::new(SLOTS));
-        Self { service, metrics, running: Arc::default(), requests: Arc::default(), slots }
+        Self {
+            service,
+            metrics,
+            running: Arc::default(),
+            requests: Arc::default(),
+            slots,
+            servers: Arc::default(),
+        }
     }
 
     /// The service behind.
@@ -77,11 +89,11 @@ where
     let deadline = deadline(&request);
     let request = request.into_inner();
     let mut report = Report::new(runner, method, request.subject().to_owned());
-    let join = request.joins();
+    let line = Line { join: request.joins(), server: request.server() };
     // Parsing proves the fields; a request that is wrong never reaches the pool of threads.
     let outcome = match C::try_from(request) {
         Ok(command) => {
-            let receiver = runner.start(method, join, move |service| work(service, &command).map(R::from));
+            let receiver = runner.start(method, &line, move |service| work(service, &command).map(R::from));
             wait::<R>(receiver, deadline).await
         }
         Err(error) => Some(Arc::new(Err(error))),
@@ -107,9 +119,11 @@ impl Runner {
     fn start<R: Send + Sync + 'static>(
         &self,
         method: &'static str,
-        join: Option<Uuid>,
+        line: &Line,
         work: impl FnOnce(&Service) -> Result<R> + Send + 'static,
     ) -> watch::Receiver<Outcome> {
+        let slots = self.slots_of(line);
+        let join = line.join;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(receiver) = join.and_then(|key| running.get(&key)) {
             return receiver.clone();
@@ -135,7 +149,6 @@ impl Runner {
             }
             let _ = sender.send(Some(Arc::new(result)));
         };
-        let slots = join.map(|_| Arc::clone(&self.slots));
         task::spawn(async move {
             // The semaphore is never closed; and without a slot the work would be as right.
             let _slot = match slots {
@@ -146,6 +159,24 @@ impl Runner {
         });
         receiver
     }
+}
+
+impl Runner {
+    /// What the work has to take before it gets a thread.
+    fn slots_of(&self, line: &Line) -> Option<Arc<Semaphore>> {
+        let Some(server) = &line.server else { return line.join.map(|_| Arc::clone(&self.slots)) };
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds or waits for are made anew when they are needed.
+        servers.retain(|_, slots| Arc::strong_count(slots) > 1);
+        let new = || Arc::new(Semaphore::new(SLOTS_OF_SERVER));
+        Some(Arc::clone(servers.entry(server.clone()).or_insert_with(new)))
+    }
+}
+
+/// Where a request stands in line: with the same request, and with those for the same server.
+struct Line {
+    join: Option<Uuid>,
+    server: Option<String>,
 }
 
 /// `None`: the deadline came first.

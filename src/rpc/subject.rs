@@ -1,7 +1,9 @@
 //! What a request is about, for the log; and which requests are the same work.
 
 use super::csi;
+use crate::volume::nfs::{AnySnapshotId, AnyVolumeId, Server};
 use prost::Message;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Implemented for every request.
@@ -15,13 +17,41 @@ pub trait Subject {
     fn joins(&self) -> Option<Uuid> {
         None
     }
+
+    /// The NFS server that the work may have to wait for. Not of Unpublish and Unstage, which never wait in line
+    /// behind other requests.
+    fn server(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The server in an id of a volume or snapshot on a share.
+fn server_of(id: &str) -> Option<String> {
+    let share = match (AnyVolumeId::parse(id), AnySnapshotId::parse(id)) {
+        (Some(AnyVolumeId::Nfs(id)), _) => id.share,
+        (Some(AnyVolumeId::Legacy(id)), _) => id.share,
+        (_, Some(AnySnapshotId::Nfs(id))) => id.share,
+        (_, Some(AnySnapshotId::Legacy(id))) => id.share,
+        _ => return None,
+    };
+    Some(share.server.to_string())
+}
+
+/// The server in a class's parameters or a volume context.
+fn server_in(map: &BTreeMap<String, String>) -> Option<String> {
+    let (_, server) = map.iter().find(|(key, _)| key.eq_ignore_ascii_case("server"))?;
+    Some(Server::parse(server).map_or_else(|_| server.clone(), |server| server.to_string()))
 }
 
 macro_rules! subjects {
-    ($($request:ident $($field:ident)?;)*) => {$(
+    ($($request:ident $($field:ident)? $(@ $server:ident $of:ident)?;)*) => {$(
         impl Subject for csi::$request {
             $(fn subject(&self) -> &str {
                 &self.$field
+            })?
+
+            $(fn server(&self) -> Option<String> {
+                $of(&self.$server)
             })?
         }
     )*};
@@ -31,24 +61,24 @@ subjects! {
     GetPluginInfoRequest;
     GetPluginCapabilitiesRequest;
     ProbeRequest;
-    DeleteVolumeRequest volume_id;
-    ValidateVolumeCapabilitiesRequest volume_id;
+    DeleteVolumeRequest volume_id @ volume_id server_of;
+    ValidateVolumeCapabilitiesRequest volume_id @ volume_id server_of;
     ListVolumesRequest starting_token;
     GetCapacityRequest;
     ControllerGetCapabilitiesRequest;
-    DeleteSnapshotRequest snapshot_id;
+    DeleteSnapshotRequest snapshot_id @ snapshot_id server_of;
     ListSnapshotsRequest starting_token;
-    GetSnapshotRequest snapshot_id;
-    ControllerExpandVolumeRequest volume_id;
-    ControllerGetVolumeRequest volume_id;
-    ControllerGetVolumeHealthRequest volume_id;
+    GetSnapshotRequest snapshot_id @ snapshot_id server_of;
+    ControllerExpandVolumeRequest volume_id @ volume_id server_of;
+    ControllerGetVolumeRequest volume_id @ volume_id server_of;
+    ControllerGetVolumeHealthRequest volume_id @ volume_id server_of;
     ControllerListVolumeHealthRequest starting_token;
-    NodeStageVolumeRequest volume_id;
+    NodeStageVolumeRequest volume_id @ volume_context server_in;
     NodeUnstageVolumeRequest volume_id;
-    NodePublishVolumeRequest volume_id;
+    NodePublishVolumeRequest volume_id @ volume_context server_in;
     NodeUnpublishVolumeRequest volume_id;
-    NodeGetVolumeStatsRequest volume_id;
-    NodeGetVolumeHealthRequest volume_id;
+    NodeGetVolumeStatsRequest volume_id @ volume_id server_of;
+    NodeGetVolumeHealthRequest volume_id @ volume_id server_of;
     NodeGetStorageHealthRequest;
     NodeExpandVolumeRequest volume_id;
     NodeGetCapabilitiesRequest;
@@ -67,6 +97,10 @@ impl Subject for csi::CreateVolumeRequest {
         wish.accessibility_requirements = None;
         Some(same("CreateVolume", &wish))
     }
+
+    fn server(&self) -> Option<String> {
+        server_in(&self.parameters)
+    }
 }
 
 impl Subject for csi::CreateSnapshotRequest {
@@ -79,6 +113,10 @@ impl Subject for csi::CreateSnapshotRequest {
         wish.secrets.clear();
         wish.accessibility_requirements = None;
         Some(same("CreateSnapshot", &wish))
+    }
+
+    fn server(&self) -> Option<String> {
+        server_of(&self.source_volume_id)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     os::format::Filesystem,
     volume::{
-        Access, Capability, Class, Layout, LimitMode,
+        Access, Capability, Class, Layout, LimitMode, nfs,
         size::{self, BLOCK},
         topology::{Segments, covers},
     },
@@ -17,9 +17,17 @@ pub struct GetCapacity {
     /// What the volumes must be able to do.
     pub capabilities: Vec<Capability>,
     /// The class's parameters; an error: the class is impossible here.
-    pub class: Result<Class>,
+    pub class: Result<AnyClass>,
     /// `None`: anywhere, which is here.
     pub topology: Option<Segments>,
+}
+
+/// A class, by where its volumes lie.
+pub enum AnyClass {
+    /// On this node.
+    Local(Class),
+    /// On an NFS share.
+    OnShare(nfs::Class),
 }
 
 /// Its answer.
@@ -36,7 +44,12 @@ pub struct Capacity {
 impl Service {
     /// Never fails: what is unknown, unsupported or out of reach has no capacity.
     pub fn capacity(&self, request: &GetCapacity) -> Capacity {
-        let Some((class, filesystem)) = self.possible(request) else { return Capacity::default() };
+        let class = match &request.class {
+            Ok(AnyClass::Local(class)) => class,
+            Ok(AnyClass::OnShare(class)) => return self.shares.capacity(class, &request.capabilities),
+            Err(_) => return Capacity::default(),
+        };
+        let Some((class, filesystem)) = self.possible(class, request) else { return Capacity::default() };
         let room = self.store.pool(class.pool()).and_then(|pool| {
             if class.layout == Layout::Directory {
                 limits::check(&pool, class.limit.unwrap_or(LimitMode::Enforced))?;
@@ -57,8 +70,11 @@ impl Service {
         }
     }
 
-    fn possible<'a>(&self, request: &'a GetCapacity) -> Option<(&'a Class, Option<Filesystem>)> {
-        let class = request.class.as_ref().ok()?;
+    fn possible<'a>(
+        &self,
+        class: &'a Class,
+        request: &GetCapacity,
+    ) -> Option<(&'a Class, Option<Filesystem>)> {
         if request.topology.as_ref().is_some_and(|segments| !covers(segments, &self.node)) {
             return None;
         }

@@ -1,6 +1,6 @@
 //! CreateVolume: a new volume, a restored snapshot or a clone.
 
-use super::Service;
+use super::{Service, Volume, nfs::CreateOnShare};
 use crate::{
     backend::{
         content::{self, Origin, Way},
@@ -23,8 +23,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A CreateVolume request. It has no `Debug`: capabilities hold mount flags.
-pub struct CreateVolume {
+/// A CreateVolume request, by where the volume is to lie.
+pub enum CreateVolume {
+    /// On this node.
+    Local(CreateLocal),
+    /// On an NFS share.
+    OnShare(CreateOnShare),
+}
+
+/// A request for a volume on this node. It has no `Debug`: capabilities hold mount flags.
+pub struct CreateLocal {
     /// The CO's name.
     pub name: Name,
     /// How large.
@@ -58,7 +66,29 @@ struct FoundSource {
 
 impl Service {
     /// Makes the volume, or finds the one that an earlier call of the same name made.
-    pub fn create_volume(&self, request: &CreateVolume) -> Result<VolumeRecord> {
+    pub fn create_volume(&self, request: &CreateVolume) -> Result<Volume> {
+        match request {
+            CreateVolume::Local(request) => self.create_local(request).map(Volume::from),
+            CreateVolume::OnShare(request) => {
+                self.refuse_local(&request.name)?;
+                self.shares.create_volume(request)
+            }
+        }
+    }
+
+    /// One name is one volume, wherever it lies.
+    fn refuse_local(&self, name: &Name) -> Result<()> {
+        // A pool that cannot be looked at is no reason to make no volume elsewhere.
+        match self.store.volume_in_reach(Key::of(name)) {
+            Ok(Some((_, record))) => Err(Error::Incompatible(format!(
+                "a local volume of this name exists: delete {} first, or use another name",
+                record.id()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn create_local(&self, request: &CreateLocal) -> Result<VolumeRecord> {
         let key = Key::of(&request.name);
         let wish = Wish::new(request)?;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
@@ -79,15 +109,21 @@ impl Service {
         }
         let source = request.source.as_ref().map(|source| self.find_source(source)).transpose()?;
         let record = wish.record(request, key, self, source.as_ref())?;
-        self.make(&pool, &record, source.as_ref())?;
-        Ok(record)
+        self.make(&pool, record, source.as_ref())
     }
 
-    fn make(&self, pool: &Arc<Pool>, record: &VolumeRecord, source: Option<&FoundSource>) -> Result<()> {
+    /// Returns the record as it was written down.
+    fn make(
+        &self,
+        pool: &Arc<Pool>,
+        record: VolumeRecord,
+        source: Option<&FoundSource>,
+    ) -> Result<VolumeRecord> {
         let way = source.map(|source| Way::of(&source.origin, pool, record.provisioning));
         let purpose = format!("volume {}", record.key);
         let _room = reserve(pool, record.size_bytes, source.map(|s| &s.origin).zip(way), &purpose)?;
         let draft = pool.draft(Kind::Volume, record.key)?;
+        let record = &VolumeRecord { project_id: limits::claim(pool, &draft, &record)?, ..record };
         match source.zip(way) {
             None => fill_fresh(pool, &draft, record),
             Some((source, way)) => {
@@ -115,7 +151,7 @@ impl Service {
                 tracing::warn!(volume = %record.key, error = error.chain(), "cannot tell what it owns")
             }
         }
-        Ok(())
+        Ok(record.clone())
     }
 
     fn find_source(&self, source: &SourceRequest) -> Result<FoundSource> {
@@ -235,7 +271,7 @@ struct Wish {
 }
 
 impl Wish {
-    fn new(request: &CreateVolume) -> Result<Self> {
+    fn new(request: &CreateLocal) -> Result<Self> {
         let layout = request.class.layout;
         let access = common_access(&request.capabilities)?;
         let filesystem = chosen_filesystem(request, access)?;
@@ -258,7 +294,7 @@ impl Wish {
 
     /// CSI: ALREADY_EXISTS only for what is incompatible. Mount flags, secrets, the orchestrator's keys
     /// and the rest of the topology lists change between retries and do not count.
-    fn check_same(&self, request: &CreateVolume, pool: &Pool, record: &VolumeRecord) -> Result<()> {
+    fn check_same(&self, request: &CreateLocal, pool: &Pool, record: &VolumeRecord) -> Result<()> {
         let differs = |what: &str| {
             Err(Error::Incompatible(format!(
                 "a volume of this name exists with another {what}: delete {} first, or use another name",
@@ -291,7 +327,7 @@ impl Wish {
 
     fn record(
         &self,
-        request: &CreateVolume,
+        request: &CreateLocal,
         key: Key,
         service: &Service,
         source: Option<&FoundSource>,
@@ -361,7 +397,7 @@ fn common_access(capabilities: &[Capability]) -> Result<Access> {
 }
 
 /// The class and every capability may name the filesystem; two different names are a mistake.
-fn chosen_filesystem(request: &CreateVolume, access: Access) -> Result<Option<Filesystem>> {
+fn chosen_filesystem(request: &CreateLocal, access: Access) -> Result<Option<Filesystem>> {
     if access == Access::Block {
         return Ok(None);
     }

@@ -1,32 +1,40 @@
 //! DeleteVolume and DeleteSnapshot: absent is done, in use is refused.
 
-use super::Service;
+use super::{
+    Service,
+    nfs::{OnShare, SnapshotOnShare},
+};
 use crate::{
     backend::attachment,
     error::{Error, Result},
     failpoint,
     os::lock::Mode,
     store::Kind,
-    volume::{SnapshotId, VolumeId},
+    volume::{SnapshotId, VolumeId, nfs::Settings},
 };
 
-/// A DeleteVolume request.
-#[derive(Clone, Debug)]
+/// A DeleteVolume request. It has no `Debug`: secrets hold mount options.
 pub struct DeleteVolume {
     /// As the CO sent it; one that does not parse names no volume.
     pub id: String,
+    /// The mount options in the secrets.
+    pub secrets: Settings,
 }
 
-/// A DeleteSnapshot request.
-#[derive(Clone, Debug)]
+/// A DeleteSnapshot request. It has no `Debug`: secrets hold mount options.
 pub struct DeleteSnapshot {
     /// As the CO sent it; one that does not parse names no snapshot.
     pub id: String,
+    /// The mount options in the secrets.
+    pub secrets: Settings,
 }
 
 impl Service {
     /// Moves the volume to trash. Snapshots and clones of it live on by themselves.
     pub fn delete_volume(&self, request: &DeleteVolume) -> Result<()> {
+        if let Some(id) = OnShare::parse(&request.id) {
+            return self.shares.delete_volume(&id, &request.secrets);
+        }
         let Some(VolumeId { key, .. }) = VolumeId::parse(&request.id) else { return Ok(()) };
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
@@ -44,6 +52,9 @@ impl Service {
 
     /// Moves the snapshot to trash.
     pub fn delete_snapshot(&self, request: &DeleteSnapshot) -> Result<()> {
+        if let Some(id) = SnapshotOnShare::parse(&request.id) {
+            return self.shares.delete_snapshot(&id, &request.secrets);
+        }
         let Some(SnapshotId { key, .. }) = SnapshotId::parse(&request.id) else { return Ok(()) };
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;
         let Some((pool, _)) = self.store.snapshot(key)? else { return Ok(()) };

@@ -1,6 +1,10 @@
 //! Growth: the file or the limit in ControllerExpandVolume, the filesystem in NodeExpandVolume.
 
-use super::{Service, TargetPath, stage};
+use super::{
+    Service, TargetPath,
+    nfs::{self, OnShare},
+    stage,
+};
 use crate::{
     backend::{
         attachment::{self, Found, Located},
@@ -10,7 +14,7 @@ use crate::{
     failpoint,
     os::{file, format, lock::Mode, loopdev},
     store::{Kind, Pool},
-    volume::{Access, Capability, CapacityRange, Layout, VolumeId, VolumeRecord, size},
+    volume::{Access, Capability, CapacityRange, Layout, VolumeId, VolumeRecord, nfs::Settings, size},
 };
 use std::sync::Arc;
 
@@ -22,6 +26,8 @@ pub struct ExpandVolume {
     pub range: CapacityRange,
     /// What the CO takes the volume for.
     pub capability: Option<Capability>,
+    /// The mount options in the secrets.
+    pub secrets: Settings,
 }
 
 /// Its answer.
@@ -48,6 +54,10 @@ pub struct ExpandNode {
 impl Service {
     /// Grows the image, or raises the directory's limit. At or below the current size nothing happens.
     pub fn expand_volume(&self, request: &ExpandVolume) -> Result<Expanded> {
+        if let Some(id) = OnShare::parse(&request.id) {
+            request.capability.as_ref().map_or(Ok(()), nfs::check_capability)?;
+            return self.shares.expand_volume(&id, request.range, &request.secrets);
+        }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
@@ -118,6 +128,9 @@ impl Service {
 
     /// Grows the filesystem of a staged or published volume to its recorded size.
     pub fn expand_node(&self, request: &ExpandNode) -> Result<u64> {
+        if self.is_on_share(&request.id, request.path.absolute()) {
+            return self.nfs_node.expand(request);
+        }
         let (_, record, _) = self.at_path(&request.id, &request.path)?;
         let _lock = self.lock_volume(record.key, Mode::Exclusive)?;
         // It may have been unmounted meanwhile, and what is grown is what is mounted there.

@@ -2,13 +2,14 @@
 
 use super::{
     Service, TargetPath,
-    list::{Page, parse_token, token_after},
+    list::{Listed, Page, both, parse_token, token_after},
+    nfs::OnShare,
     target::mounted_place,
 };
 use crate::{
     backend::{
         attachment::{self, Found, Located},
-        image,
+        image, limits,
     },
     error::{Doing, Error, Result},
     os::{btrfs, file, loopdev, mountinfo},
@@ -103,6 +104,9 @@ const NEARLY_FULL: u64 = 50;
 impl Service {
     /// What is wrong with a volume at rest.
     pub fn volume_health(&self, request: &GetVolumeHealth) -> Result<Health> {
+        if let Some(id) = OnShare::parse(&request.id) {
+            return self.shares.volume_health(&id);
+        }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;
@@ -110,9 +114,14 @@ impl Service {
     }
 
     /// Only volumes with something wrong.
-    pub fn list_health(&self, request: &ListHealth) -> Result<(Vec<Health>, String)> {
-        let after = parse_token(&request.page.token)?;
-        let most = if request.page.max_entries == 0 { usize::MAX } else { request.page.max_entries };
+    pub fn list_health(&self, request: &ListHealth) -> Result<Listed<Health>> {
+        let local = |page: &Page| self.list_local_health(page);
+        both(&request.page, local, |from, most| self.shares.list_health(from, most))
+    }
+
+    fn list_local_health(&self, page: &Page) -> Result<Listed<Health>> {
+        let after = parse_token(&page.token)?;
+        let most = if page.max_entries == 0 { usize::MAX } else { page.max_entries };
         let (mut entries, mut last): (Vec<Health>, Option<Key>) = (Vec::new(), None);
         for (key, pool) in self.keys_after(Kind::Volume, after)? {
             let (node, ailments) = at_rest(&pool, key, &self.node, Look::Thorough)?;
@@ -130,6 +139,11 @@ impl Service {
 
     /// What is wrong with a volume in use on this node.
     pub fn node_volume_health(&self, request: &NodeHealth) -> Result<Health> {
+        let paths =
+            [&request.staged, &request.published].map(|path| path.as_ref().and_then(TargetPath::absolute));
+        if paths.into_iter().any(|path| self.is_on_share(&request.id, path)) {
+            return self.nfs_node.health(request);
+        }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
         let mut ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;
@@ -308,10 +322,32 @@ fn directory_at_rest(
         });
         return Ok(());
     }
-    if !pool.abilities().btrfs || look == Look::Glance {
+    if look == Look::Glance {
         return Ok(());
     }
-    let nested = btrfs::nested_subvolumes(&data).doing(doing)?;
+    if pool.abilities().btrfs {
+        counted_by_btrfs(pool, record, &data, ailments)?;
+    }
+    if record.limit == Some(LimitMode::Enforced) && limits::now(record, &data)? != Some(record.size_bytes) {
+        ailments.push(Ailment {
+            severity: Severity::Degraded,
+            reason: "LimitMissing",
+            message: "the volume's limit is not set: switch qgroups or project quota on, then stage the volume again"
+                .into(),
+        });
+    }
+    Ok(())
+}
+
+/// What makes the count of a qgroup say less than is there.
+fn counted_by_btrfs(
+    pool: &Pool,
+    record: &VolumeRecord,
+    data: &Path,
+    ailments: &mut Vec<Ailment>,
+) -> Result<()> {
+    let doing = || format!("looking at {}", data.display());
+    let nested = btrfs::nested_subvolumes(data).doing(doing)?;
     if let Some(first) = nested.first() {
         ailments.push(Ailment {
             severity: Severity::Degraded,
@@ -323,7 +359,7 @@ fn directory_at_rest(
             ),
         });
     }
-    if record.limit == Some(LimitMode::Enforced) && !btrfs::quota_consistent(&data).doing(doing)? {
+    if record.limit == Some(LimitMode::Enforced) && !btrfs::quota_consistent(data).doing(doing)? {
         ailments.push(Ailment {
             severity: Severity::Degraded,
             reason: "LimitInconsistent",
@@ -331,18 +367,6 @@ fn directory_at_rest(
                 "the kernel has lost count of qgroups: run `btrfs quota rescan {}`",
                 pool.home().display()
             ),
-        });
-    }
-    if record.limit == Some(LimitMode::Enforced)
-        && btrfs::qgroup(&data)
-            .doing(doing)?
-            .and_then(|qgroup| qgroup.limit)
-            .is_none_or(|at| at != record.size_bytes)
-    {
-        ailments.push(Ailment {
-            severity: Severity::Degraded,
-            reason: "LimitMissing",
-            message: "the volume's limit is not set: switch qgroups on, then stage the volume again".into(),
         });
     }
     Ok(())

@@ -4,13 +4,16 @@
 //! Pages follow the order of keys, and a token is the last key of a page: what is deleted or made
 //! between two pages moves nothing else.
 
-use super::Service;
+use super::{
+    Service, Snapshot, Volume,
+    nfs::{OnShare, Part, Position, SnapshotOnShare},
+};
 use crate::{
     error::{Error, Result},
     store::{Kind, Pool},
     volume::{
-        Access, Capability, Class, Key, Layout, LimitMode, SnapshotId, SnapshotRecord, VolumeId,
-        VolumeRecord, parameters,
+        Access, Capability, Class, Key, Layout, LimitMode, SnapshotId, SnapshotRecord, VolumeRecord,
+        nfs::AnyVolumeId, parameters,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -78,31 +81,41 @@ pub type Listed<T> = (Vec<T>, String);
 
 impl Service {
     /// Volumes in the order of their keys. A damaged one is left out here and shown by its health.
-    pub fn list_volumes(&self, request: &ListVolumes) -> Result<Listed<VolumeRecord>> {
-        self.page(&request.page, Kind::Volume, Pool::volume)
+    /// Those on shares come after those on this node.
+    pub fn list_volumes(&self, request: &ListVolumes) -> Result<Listed<Volume>> {
+        let local = |page: &Page| self.page(page, Kind::Volume, Pool::volume);
+        both(&request.page, local, |from, most| self.shares.volumes(from, most))
     }
 
     /// Snapshots in the order of their keys.
-    pub fn list_snapshots(&self, request: &ListSnapshots) -> Result<Listed<SnapshotRecord>> {
+    pub fn list_snapshots(&self, request: &ListSnapshots) -> Result<Listed<Snapshot>> {
         if !request.id.is_empty() {
-            let found =
-                SnapshotId::parse(&request.id).map(|id| self.store.snapshot(id.key)).transpose()?.flatten();
-            let source = &request.source_id;
-            let wanted =
-                |record: &SnapshotRecord| source.is_empty() || record.volume_id().to_string() == *source;
-            return Ok((found.map(|(_, record)| record).filter(wanted).into_iter().collect(), String::new()));
+            let found = self.snapshot_of(&request.id, &request.source_id)?;
+            return Ok((found.into_iter().collect(), String::new()));
         }
         let source = match request.source_id.as_str() {
             "" => None,
-            id => match VolumeId::parse(id) {
-                Some(id) => Some(id.key),
+            id => match AnyVolumeId::parse(id) {
+                Some(id) => Some(id.key()),
                 None => return Ok((Vec::new(), String::new())),
             },
         };
-        self.page(&request.page, Kind::Snapshot, |pool, key| {
-            let record = pool.snapshot(key)?;
-            Ok(record.filter(|record| source.is_none_or(|source| record.volume == source)))
-        })
+        let local = |page: &Page| {
+            self.page(page, Kind::Snapshot, |pool, key| {
+                let record = pool.snapshot(key)?;
+                Ok(record.filter(|record| source.is_none_or(|source| record.volume == source)))
+            })
+        };
+        both(&request.page, local, |from, most| self.shares.snapshots(from, most, source))
+    }
+
+    fn snapshot_of(&self, id: &str, source: &str) -> Result<Option<Snapshot>> {
+        if let Some(id) = SnapshotOnShare::parse(id) {
+            return self.shares.snapshot_of(&id, source);
+        }
+        let found = SnapshotId::parse(id).map(|id| self.store.snapshot(id.key)).transpose()?.flatten();
+        let wanted = |record: &SnapshotRecord| source.is_empty() || record.volume_id().to_string() == source;
+        Ok(found.map(|(_, record)| record).filter(wanted).map(Snapshot::from))
     }
 
     fn page<T>(
@@ -149,19 +162,28 @@ impl Service {
     }
 
     /// One volume.
-    pub fn get_volume(&self, request: &GetVolume) -> Result<VolumeRecord> {
-        self.known_volume(&request.id).map(|(_, record)| record)
+    pub fn get_volume(&self, request: &GetVolume) -> Result<Volume> {
+        match OnShare::parse(&request.id) {
+            Some(id) => self.shares.volume(&id),
+            None => self.known_volume(&request.id).map(|(_, record)| record.into()),
+        }
     }
 
     /// One snapshot.
-    pub fn get_snapshot(&self, request: &GetSnapshot) -> Result<SnapshotRecord> {
+    pub fn get_snapshot(&self, request: &GetSnapshot) -> Result<Snapshot> {
+        if let Some(id) = SnapshotOnShare::parse(&request.id) {
+            return self.shares.snapshot(&id);
+        }
         let unknown = || Error::NotFound(format!("snapshot {:?} does not exist", request.id));
         let id = SnapshotId::parse(&request.id).ok_or_else(unknown)?;
-        self.store.snapshot(id.key)?.map(|(_, record)| record).ok_or_else(unknown)
+        self.store.snapshot(id.key)?.map(|(_, record)| record.into()).ok_or_else(unknown)
     }
 
     /// `Ok(None)`: everything asked about is so; else the reason why not.
     pub fn validate(&self, request: &ValidateVolume) -> Result<Option<String>> {
+        if let Some(id) = OnShare::parse(&request.id) {
+            return self.shares.validate(&id, request);
+        }
         let (pool, record) = self.known_volume(&request.id)?;
         Ok(self.objection(request, &pool, &record).err().map(|error| error.to_string()))
     }
@@ -197,6 +219,29 @@ impl Service {
             }
         }
     }
+}
+
+/// A page of what lies on this node, filled up from the shares.
+pub(super) fn both<L: Into<T>, T>(
+    page: &Page,
+    local: impl FnOnce(&Page) -> Result<Listed<L>>,
+    shares: impl FnOnce(Position, usize) -> Result<Part<T>>,
+) -> Result<Listed<T>> {
+    let most = if page.max_entries == 0 { usize::MAX } else { page.max_entries };
+    let (mut entries, from) = match Position::parse(&page.token) {
+        Some(position) => (Vec::new(), position),
+        None => {
+            let (entries, next) = local(page)?;
+            let entries: Vec<T> = entries.into_iter().map(Into::into).collect();
+            if !next.is_empty() {
+                return Ok((entries, next));
+            }
+            (entries, Position::START)
+        }
+    };
+    let (more, next) = shares(from, most - entries.len())?;
+    entries.extend(more);
+    Ok((entries, next.map_or(String::new(), Position::token)))
 }
 
 pub(super) fn parse_token(token: &str) -> Result<Option<Key>> {

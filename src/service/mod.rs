@@ -3,6 +3,7 @@
 //! Commands come in with their fields proven; answers are records and plain values. Nothing here
 //! knows gRPC, and everything is synchronous: the RPC layer runs it on threads that may block.
 
+mod answer;
 mod capacity;
 mod census;
 mod create;
@@ -12,6 +13,7 @@ mod device;
 mod expand;
 mod health;
 mod list;
+pub mod nfs;
 mod probe;
 mod publish;
 mod snapshot;
@@ -19,9 +21,10 @@ mod stage;
 mod stats;
 mod target;
 
-pub use capacity::{Capacity, GetCapacity};
+pub use answer::{Snapshot, Volume};
+pub use capacity::{AnyClass, Capacity, GetCapacity};
 pub use census::{Census, PoolCensus};
-pub use create::{CreateVolume, SourceRequest};
+pub use create::{CreateLocal, CreateVolume, SourceRequest};
 pub use delete::{DeleteSnapshot, DeleteVolume};
 pub use expand::{ExpandNode, ExpandVolume, Expanded};
 pub use health::{
@@ -34,15 +37,20 @@ pub use stage::{Stage, Unstage};
 pub use stats::{Amount, Figures, GetStats};
 pub use target::TargetPath;
 
+pub use crate::share::ServerStatus;
+
 use crate::{
     error::{Error, Result},
     os::lock::Mode,
     store::{Kind, Lock, Pool, PoolConfig, Store},
     volume::{Key, NodeName, VolumeId, VolumeRecord},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Everything that a request needs.
@@ -53,7 +61,22 @@ pub struct Service {
     node: NodeName,
     max_volumes: i64,
     usage: stats::UsageCache,
+    shares: nfs::Shares,
+    nfs_node: nfs::node::Node,
     stopping: AtomicBool,
+}
+
+/// What a service is made of.
+#[derive(Clone, Debug)]
+pub struct Config<'a> {
+    /// Its pools; none: there are no local volumes.
+    pub pools: &'a [PoolConfig],
+    /// As NodeGetInfo reports it.
+    pub node_id: &'a str,
+    /// 0: the CO decides.
+    pub max_volumes: i64,
+    /// How shares are used.
+    pub shares: nfs::Config,
 }
 
 /// The key in an id; an id that does not parse names no volume.
@@ -64,13 +87,16 @@ fn known_key(id: &str) -> Result<Key> {
 
 impl Service {
     /// Opens the pools.
-    pub fn new(pools: &[PoolConfig], node_id: &str, max_volumes: i64) -> Result<Self> {
+    pub fn new(config: &Config<'_>) -> Result<Self> {
+        let (shares, nfs_node) = nfs::Shares::new(&config.shares);
         Ok(Self {
-            store: Store::open(pools)?,
-            node_id: node_id.to_owned(),
-            node: NodeName::of_node(node_id),
-            max_volumes,
+            store: Store::open(config.pools)?,
+            node_id: config.node_id.to_owned(),
+            node: NodeName::of_node(config.node_id),
+            max_volumes: config.max_volumes,
+            shares,
             usage: stats::UsageCache::default(),
+            nfs_node,
             stopping: AtomicBool::new(false),
         })
     }
@@ -78,6 +104,11 @@ impl Service {
     /// The pools.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What the servers of shares have in use.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        self.shares.servers()
     }
 
     /// As NodeGetInfo reports it.
@@ -98,6 +129,14 @@ impl Service {
     /// Long copies stop at the next piece and leave nothing behind.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.shares.stop();
+    }
+
+    /// Whether a request of the node that names a path is about a volume on a share. Mounts are read only where it
+    /// is not known for a local one.
+    fn is_on_share(&self, id: &str, path: Option<&Path>) -> bool {
+        let local = VolumeId::parse(id).is_some_and(|id| !matches!(self.store.volume(id.key), Ok(None)));
+        !local && self.nfs_node.concerns(id, path)
     }
 
     fn is_stopping(&self) -> bool {

@@ -21,7 +21,7 @@ use crate::{
         mount::{self, Attributes},
         mountinfo,
     },
-    volume::{Access, AccessMode, Capability, Layout, VolumeId},
+    volume::{Access, AccessMode, Capability, Layout, VolumeId, nfs},
 };
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,10 @@ pub struct Publish {
     pub capability: Capability,
     /// The `readonly` field.
     pub read_only: bool,
+    /// Of a volume on a share; `None`: the request names none.
+    pub context: Option<nfs::Context>,
+    /// Mount options from the secrets, which are stronger than all others.
+    pub secret_options: nfs::Settings,
 }
 
 /// A NodeUnpublishVolume request.
@@ -52,6 +56,11 @@ impl Service {
     /// Binds the staged volume at the target, or finds it there as asked. It never stages: after a
     /// reboot the answer is FAILED_PRECONDITION.
     pub fn publish(&self, request: &Publish) -> Result<()> {
+        let staging = request.staging.as_ref().and_then(TargetPath::absolute);
+        let local = VolumeId::parse(&request.id).is_some();
+        if request.context.is_some() || (!local && self.nfs_node.has_staged(&request.id, staging)) {
+            return self.nfs_node.publish(request, request.context.as_ref());
+        }
         let target = request.target.required_absolute("target_path")?;
         let _lock = self.lock_volume(known_key(&request.id)?, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
@@ -85,6 +94,9 @@ impl Service {
 
     /// Undoes Publish: every mount of this volume at the target, then what was made to mount on.
     pub fn unpublish(&self, request: &Unpublish) -> Result<()> {
+        if self.is_on_share(&request.id, request.target.absolute()) {
+            return self.nfs_node.unpublish(request);
+        }
         let stranger =
             || Error::NotFound(format!("volume {:?} is not published at {}", request.id, request.target));
         let target = request.target.absolute().ok_or_else(stranger)?;
@@ -108,7 +120,7 @@ impl Service {
 
 /// The CO expects the target to be gone. A directory that was no mount of ours and holds something is
 /// not ours to remove.
-fn remove_target(target: &Path, was_ours: bool) -> Result<()> {
+pub(super) fn remove_target(target: &Path, was_ours: bool) -> Result<()> {
     match remove_place(target) {
         Err(Error::Os { source, .. }) if !was_ours && source.is_not_empty() => Err(Error::NotFound(format!(
             "{} is no mount and not empty: nothing of this driver is there",
@@ -183,7 +195,7 @@ pub(super) fn refuse_second(
 }
 
 /// The kubelet's own binds of `subPath` are no publications.
-fn is_subpath(point: &Path) -> bool {
+pub(super) fn is_subpath(point: &Path) -> bool {
     point.components().any(|part| part.as_os_str() == "volume-subpaths")
 }
 

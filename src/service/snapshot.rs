@@ -1,6 +1,6 @@
 //! CreateSnapshot: one atomic cut of one volume.
 
-use super::{Service, create};
+use super::{Service, Snapshot, create, nfs::OnShare};
 use crate::{
     backend::{
         content::{self, Origin, Way},
@@ -12,14 +12,14 @@ use crate::{
     store::{Kind, Pool},
     volume::{
         Key, Layout, Name, SnapshotRecord, VolumeId, VolumeRecord,
+        nfs::Settings,
         record::{Timestamp, VERSION},
         topology::Requirement,
     },
 };
 use std::sync::Arc;
 
-/// A CreateSnapshot request.
-#[derive(Clone, Debug)]
+/// A CreateSnapshot request. It has no `Debug`: secrets hold mount options.
 pub struct CreateSnapshot {
     /// The CO's name.
     pub name: Name,
@@ -27,11 +27,20 @@ pub struct CreateSnapshot {
     pub source_id: String,
     /// Where it must be usable.
     pub topology: Requirement,
+    /// The mount options in the secrets.
+    pub secrets: Settings,
 }
 
 impl Service {
     /// Cuts the snapshot, or finds the one that an earlier call of the same name cut.
-    pub fn create_snapshot(&self, request: &CreateSnapshot) -> Result<SnapshotRecord> {
+    pub fn create_snapshot(&self, request: &CreateSnapshot) -> Result<Snapshot> {
+        match OnShare::parse(&request.source_id) {
+            Some(source) => self.shares.create_snapshot(&request.name, &source, &request.secrets),
+            None => self.create_local_snapshot(request).map(Snapshot::from),
+        }
+    }
+
+    fn create_local_snapshot(&self, request: &CreateSnapshot) -> Result<SnapshotRecord> {
         let key = Key::of(&request.name);
         let unknown = || Error::NotFound(format!("source volume {:?} does not exist", request.source_id));
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;

@@ -26,7 +26,7 @@ use crate::{
     },
     store::Kind,
     volume::{
-        Access, Capability, Key, Layout, Provisioning, VolumeId, VolumeRecord, capability::MountOptions,
+        Access, Capability, Key, Layout, Provisioning, VolumeId, VolumeRecord, capability::MountOptions, nfs,
     },
 };
 use std::{
@@ -43,6 +43,10 @@ pub struct Stage {
     pub staging: TargetPath,
     /// How it will be used.
     pub capability: Capability,
+    /// Of a volume on a share; `None`: it is on this node.
+    pub context: Option<nfs::Context>,
+    /// Mount options from the secrets, which are stronger than all others.
+    pub secret_options: nfs::Settings,
 }
 
 /// A NodeUnstageVolume request.
@@ -57,6 +61,9 @@ pub struct Unstage {
 impl Service {
     /// Attaches and mounts the volume, or finds it mounted there as asked.
     pub fn stage(&self, request: &Stage) -> Result<()> {
+        if let Some(context) = &request.context {
+            return self.nfs_node.stage(request, context);
+        }
         let staging = request.staging.required_absolute("staging_target_path")?;
         let _lock = self.lock_volume(known_key(&request.id)?, Mode::Exclusive)?;
         let (pool, record) = self.known_volume(&request.id)?;
@@ -84,6 +91,9 @@ impl Service {
 
     /// Undoes Stage. What is absent or no mount is done; what is not ours is NOT_FOUND.
     pub fn unstage(&self, request: &Unstage) -> Result<()> {
+        if self.is_on_share(&request.id, request.staging.absolute()) {
+            return self.nfs_node.unstage(request);
+        }
         let stranger =
             || Error::NotFound(format!("volume {:?} is not staged at {}", request.id, request.staging));
         let staging = request.staging.absolute().ok_or_else(stranger)?;

@@ -2,9 +2,9 @@
 
 use super::{Service, TargetPath};
 use crate::{
-    backend::attachment::Found,
+    backend::{attachment::Found, limits},
     error::{Doing, Result},
-    os::{btrfs, space, tree},
+    os::{space, tree},
     store::{Kind, Pool},
     volume::{Access, Key, Layout, LimitMode, VolumeRecord},
 };
@@ -50,6 +50,9 @@ pub struct Figures {
 impl Service {
     /// Figures of a published or staged volume.
     pub fn stats(&self, request: &GetStats) -> Result<Figures> {
+        if self.is_on_share(&request.id, request.path.absolute()) {
+            return self.nfs_node.stats(request);
+        }
         let figures = self.figures(request);
         // Where it was unmounted meanwhile these are not its figures, or an error that says nothing.
         self.at_path(&request.id, &request.path)?;
@@ -73,9 +76,7 @@ impl Service {
         let data = pool.data(Kind::Volume, record.key);
         let total = record.size_bytes;
         let used = if record.limit == Some(LimitMode::Enforced) {
-            let qgroup =
-                btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
-            qgroup.map_or(0, |figures| figures.referenced)
+            limits::used(pool, record, &data)?
         } else {
             self.usage.of(record.key, &data)
         };

@@ -17,7 +17,7 @@ mod ledger;
 mod leftovers;
 mod pool;
 mod promise;
-mod sealed;
+pub(crate) mod sealed;
 mod survey;
 mod trash;
 
@@ -82,6 +82,9 @@ impl Kind {
             None => Key::parse(name).map(|key| (Self::Volume, key)),
         }
     }
+
+    /// The byte of the lock file for the pool's project ids: of no kind.
+    const PROJECTS: u64 = 3;
 
     /// The byte of the lock file: a volume and a snapshot of the same name do not meet.
     fn offset(self, key: Key) -> u64 {

@@ -283,6 +283,26 @@ impl Pool {
             .doing(|| format!("locking {kind} {key} in pool {:?}", self.name))
     }
 
+    /// Excludes others who look for a free project id.
+    pub fn lock_projects(&self) -> Result<Guard> {
+        let path = self.home.join(format::LOCK);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let taken = lock::try_lock(&path, Kind::PROJECTS, Mode::Exclusive)
+                .doing(|| format!("locking the project ids of pool {:?}", self.name))?;
+            match taken {
+                Some(guard) => return Ok(guard),
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+                None => {
+                    return Err(Error::Busy(format!(
+                        "another request is choosing a project id in pool {:?}; try again",
+                        self.name
+                    )));
+                }
+            }
+        }
+    }
+
     /// statfs of the pool.
     pub fn space(&self) -> Result<space::Space> {
         space::of(&self.home).doing(|| format!("reading the free space of pool {:?}", self.name))

@@ -3,7 +3,7 @@
 use super::{Kind, Pool};
 use crate::{
     error::{Doing, Result},
-    os::{btrfs, file, lock::Mode, reflink},
+    os::{btrfs, file, lock::Mode, quota, reflink},
     volume::{Key, Layout, LimitMode, VolumeRecord},
 };
 
@@ -67,15 +67,24 @@ impl Pool {
     pub fn promise(&self, record: &VolumeRecord) -> Result<u64> {
         let owned = match record.shape.layout {
             Layout::Image => self.image_owns(record.key)?,
-            Layout::Directory if record.limit == Some(LimitMode::Enforced) => {
-                let data = self.data(Kind::Volume, record.key);
-                let qgroup =
-                    btrfs::qgroup(&data).doing(|| format!("reading the qgroup of volume {}", record.key))?;
-                qgroup.map_or(0, |figures| figures.exclusive)
-            }
+            Layout::Directory if record.limit == Some(LimitMode::Enforced) => self.directory_owns(record)?,
             Layout::Directory => 0,
         };
         Ok(record.size_bytes.saturating_sub(owned))
+    }
+
+    /// A qgroup tells what is shared; a project counts it in full, which is too much once there are snapshots.
+    fn directory_owns(&self, record: &VolumeRecord) -> Result<u64> {
+        let data = self.data(Kind::Volume, record.key);
+        let doing = || format!("reading what volume {} holds", record.key);
+        match record.project_id {
+            Some(id) => {
+                quota::project(&data, id).map(|found| found.map_or(0, |project| project.used)).doing(doing)
+            }
+            None => {
+                btrfs::qgroup(&data).map(|found| found.map_or(0, |figures| figures.exclusive)).doing(doing)
+            }
+        }
     }
 
     fn image_owns(&self, key: Key) -> Result<u64> {

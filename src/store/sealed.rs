@@ -54,7 +54,8 @@ fn damaged(path: &Path, reason: &str) -> Error {
     ))
 }
 
-fn open<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T, String> {
+/// Reads a sealed text; the error says what is wrong with it, as it stands after its name.
+pub fn open<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,

@@ -9,7 +9,7 @@ use crate::{
     os::{
         btrfs, host,
         mountinfo::{self, Mount},
-        reflink,
+        quota, reflink,
         space::{self, Space},
     },
 };
@@ -29,6 +29,8 @@ pub struct Survey {
     pub reflink: bool,
     /// On btrfs: whether classic qgroups are on.
     pub qgroups: Option<bool>,
+    /// On XFS and ext4: whether project quota is on.
+    pub project_quota: bool,
     /// Files can be used past the page cache; `None`: nothing can be written there now.
     pub direct_io: Option<bool>,
     /// Room.
@@ -62,6 +64,7 @@ pub fn survey(config: &PoolConfig) -> Result<Survey> {
         store: store.map(|format| format.uuid),
         reflink: reflink::supported(&home).doing(doing)?,
         qgroups,
+        project_quota: quota::enforced(&home).doing(doing)?,
         direct_io: host::direct_io(&home).doing(doing)?,
         space: space::of(&home).doing(doing)?,
         home,

@@ -70,6 +70,11 @@ impl Key {
         (uuid.hyphenated().to_string() == text).then_some(Self(uuid))
     }
 
+    /// The key that a uuid of this driver's stands for.
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
     /// The uuid.
     pub fn uuid(self) -> Uuid {
         self.0

@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod id;
+pub mod nfs;
 pub mod parameters;
 pub mod record;
 pub mod size;

@@ -167,14 +167,14 @@ impl Class {
     }
 }
 
-fn choice<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
+pub(super) fn choice<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
     known.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
         Error::Invalid(format!("parameter {key:?} is {value:?}; known values are {}", names.join(", ")))
     })
 }
 
-fn number(key: &str, value: &str, radix: u32, max: u32) -> Result<u32> {
+pub(super) fn number(key: &str, value: &str, radix: u32, max: u32) -> Result<u32> {
     let digits = !value.is_empty() && value.bytes().all(|c| c.is_ascii_alphanumeric());
     u32::from_str_radix(value, radix).ok().filter(|n| digits && *n <= max).ok_or_else(|| {
         let kind = if radix == 8 { "an octal mode up to 7777" } else { "a number below 4294967295" };
@@ -182,10 +182,13 @@ fn number(key: &str, value: &str, radix: u32, max: u32) -> Result<u32> {
     })
 }
 
-/// A VolumeSnapshotClass needs no parameters; csi-driver-nfs's are accepted and mean nothing here.
+/// csi-driver-nfs's parameters of a VolumeSnapshotClass. They mean nothing here: a snapshot lies where its volume lies.
+const OF_SNAPSHOTS: [&str; 3] = ["server", "share", "mountoptions"];
+
+/// A VolumeSnapshotClass needs no parameters; csi-driver-nfs's are accepted.
 pub fn check_snapshot_parameters(parameters: &BTreeMap<String, String>) -> Result<()> {
-    match parameters.keys().find(|key| !is_orchestrators(&key.to_ascii_lowercase()) && *key != "mountOptions")
-    {
+    let is_known = |key: &str| is_orchestrators(key) || OF_SNAPSHOTS.contains(&key);
+    match parameters.keys().find(|key| !is_known(&key.to_ascii_lowercase())) {
         Some(key) => Err(Error::Invalid(format!(
             "snapshot parameter {key:?} is unknown; a VolumeSnapshotClass of this driver needs none"
         ))),
@@ -200,6 +203,15 @@ mod tests {
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Class> {
         Class::parse(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn a_snapshot_class_of_csi_driver_nfs_is_accepted() {
+        let check = |key: &str| check_snapshot_parameters(&[(key.to_owned(), "x".to_owned())].into());
+        for known in ["server", "Share", "mountOptions", "csi.storage.k8s.io/snapshotter-secret-name"] {
+            assert!(check(known).is_ok(), "{known}");
+        }
+        assert!(matches!(check("pool"), Err(Error::Invalid(_))));
     }
 
     #[test]

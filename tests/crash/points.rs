@@ -8,6 +8,9 @@ use std::{
 };
 use uuid::Uuid;
 
+/// Points in the protocol on a share: the tests beside it strike them (src/share/store/tests/crash.rs).
+const ON_SHARES: &str = "share.";
+
 /// Every failpoint in src/ and the file it stands in. A name that stands in two places is an error.
 pub fn in_source() -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
@@ -22,6 +25,9 @@ pub fn in_source() -> BTreeMap<String, PathBuf> {
         }
         for part in fs::read_to_string(&path).unwrap().split("failpoint!(\"").skip(1) {
             let name = part.split('"').next().unwrap_or_default().to_owned();
+            if name.starts_with(ON_SHARES) {
+                continue;
+            }
             if let Some(other) = found.insert(name.clone(), path.clone()) {
                 panic!("failpoint {name:?} stands in {} and in {}", other.display(), path.display());
             }

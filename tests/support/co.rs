@@ -1,6 +1,7 @@
 //! A client that speaks as a container orchestrator does, and waits for each answer.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
     time::Duration,
@@ -30,6 +31,8 @@ pub struct Spec {
     pub mode: Mode,
     pub flags: Vec<String>,
     pub source: Option<Source>,
+    /// What CreateVolume answered, or a PV says: for Stage and Publish.
+    pub context: BTreeMap<String, String>,
 }
 
 /// What a new volume is filled with.
@@ -50,6 +53,7 @@ impl Default for Spec {
             mode: Mode::SingleNodeWriter,
             flags: Vec::new(),
             source: None,
+            context: BTreeMap::new(),
         }
     }
 }
@@ -67,6 +71,16 @@ impl Spec {
     /// A raw block volume.
     pub fn block() -> Self {
         Self { block: true, ..Self::default() }
+    }
+
+    /// A directory of an NFS share.
+    pub fn nfs(server: &str, share: &str) -> Self {
+        Self::new().parameter("server", server).parameter("share", share).mode(Mode::MultiNodeMultiWriter)
+    }
+
+    pub fn context(mut self, context: BTreeMap<String, String>) -> Self {
+        self.context = context;
+        self
     }
 
     /// A directory; `enforced` or `advisory`.
@@ -283,6 +297,7 @@ impl Co {
             volume_id: id.to_owned(),
             staging_target_path: text(staging),
             volume_capability: Some(spec.capability()),
+            volume_context: spec.context.clone(),
             ..Default::default()
         };
         self.call(|mut client| async move { client.node.node_stage_volume(limited(request)).await }).map(drop)
@@ -308,6 +323,7 @@ impl Co {
             staging_target_path: text(staging),
             target_path: text(target),
             volume_capability: Some(spec.capability()),
+            volume_context: spec.context.clone(),
             readonly,
             ..Default::default()
         };

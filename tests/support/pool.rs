@@ -16,15 +16,29 @@ pub enum Kind {
     BtrfsQuota,
     /// At least 300 MiB.
     Xfs,
+    /// Mounted with project quota, which few kernels of development machines have: `scripts/test vm`.
+    XfsQuota,
     Ext4,
+    /// As [`Kind::XfsQuota`].
+    Ext4Quota,
 }
 
 impl Kind {
     fn fstype(self) -> &'static str {
         match self {
             Self::Btrfs | Self::BtrfsQuota => "btrfs",
-            Self::Xfs => "xfs",
-            Self::Ext4 => "ext4",
+            Self::Xfs | Self::XfsQuota => "xfs",
+            Self::Ext4 | Self::Ext4Quota => "ext4",
+        }
+    }
+
+    fn mount_options(self) -> &'static str {
+        match self {
+            // Another mount namespace may still hold the filesystem of before a power cut.
+            Self::Xfs => "nouuid",
+            Self::XfsQuota => "nouuid,prjquota",
+            Self::Ext4Quota => "prjquota",
+            Self::Btrfs | Self::BtrfsQuota | Self::Ext4 => "defaults",
         }
     }
 
@@ -62,8 +76,11 @@ impl Pool {
             // With the default profile of metadata: the 8 MiB that `-m single` begins with leave a rename
             // no room once data has taken the rest of the disk.
             Kind::Btrfs | Kind::BtrfsQuota => ("mkfs.btrfs", &["-q"]),
-            Kind::Xfs => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
+            Kind::Xfs | Kind::XfsQuota => ("mkfs.xfs", &["-q", "-s", "size=4096", "-m", "reflink=1"]),
             Kind::Ext4 => ("mkfs.ext4", &["-q", "-b", "4096"]),
+            Kind::Ext4Quota => {
+                ("mkfs.ext4", &["-q", "-b", "4096", "-O", "quota,project", "-E", "quotatype=prjquota"])
+            }
         };
         run(program, options.iter().map(OsStr::new).chain([pool.image.as_os_str()]));
         pool.attach();
@@ -95,9 +112,8 @@ impl Pool {
         self.device = Some(device.clone());
         // A loop that was made read-only (BLKROSET) is still so for the next who gets its number.
         run("blockdev", ["--setrw", &device]);
-        // Another mount namespace may still hold the filesystem of before a power cut.
-        let options = if self.kind == Kind::Xfs { "nouuid" } else { "defaults" };
-        let [fstype, options, device] = [self.kind.fstype(), options, &device].map(OsStr::new);
+        let [fstype, options, device] =
+            [self.kind.fstype(), self.kind.mount_options(), &device].map(OsStr::new);
         run("mount", [OsStr::new("-t"), fstype, OsStr::new("-o"), options, device, self.mount.as_os_str()]);
     }
 

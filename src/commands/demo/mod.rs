@@ -14,13 +14,16 @@ use self::{
     story::Story,
     teller::{Teller, milliseconds},
 };
-use super::{Outcome, standalone::chain};
+use super::{
+    Outcome,
+    standalone::{chain, shares},
+};
 use crate::{
     config::DemoArgs,
     os::{self, host},
     rpc::{self, Offer, client::Client, metrics::Metrics},
     server::{self, End, Endpoint, Shutdown, shutdown::Trigger, socket::EndpointError},
-    service::Service,
+    service::{Config, Service},
     store::PoolConfig,
     volume::parameters::DEFAULT_POOL,
 };
@@ -65,7 +68,8 @@ fn play(scratch: &Scratch, teller: &mut Teller) -> Result<(), Break> {
     })?;
     let failed = |why: String| Break::new("starting the driver", why);
     let pool = PoolConfig { name: DEFAULT_POOL.into(), path: scratch.pool(), mounted: false };
-    let service = Service::new(&[pool], NODE, 0).map_err(|error| failed(error.chain()))?;
+    let config = Config { pools: &[pool], node_id: NODE, max_volumes: 0, shares: shares(&[], None, NODE) };
+    let service = Service::new(&config).map_err(|error| failed(error.chain()))?;
     let service = Arc::new(service);
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)

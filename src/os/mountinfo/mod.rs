@@ -71,6 +71,20 @@ pub fn at(path: &Path) -> Result<Option<Mount>> {
     }
 }
 
+/// The mount on top at a path, found by its name alone: nothing is asked of the filesystem there, which may be that
+/// of a server that does not answer. The directory that holds the path is looked at.
+pub fn named(path: &Path) -> Result<Option<Mount>> {
+    let Some(point) = resolved(path) else { return Ok(None) };
+    // A later one is on top.
+    Ok(read()?.into_iter().rfind(|mount| mount.point == point))
+}
+
+/// A path as mountinfo shows it, with every symlink above its last name resolved.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    let (parent, name) = (path.parent()?, path.file_name()?);
+    Some(parent.canonicalize().unwrap_or(parent.to_owned()).join(name))
+}
+
 /// The mount that a path lies in, its root or below; `None` when nothing is there.
 pub fn of(path: &Path) -> Result<Option<Mount>> {
     match look(path)? {
@@ -144,11 +158,7 @@ fn look_for(path: &Path, id: StatxFlags) -> Result<Option<Place>> {
 /// A filesystem that has shut down tells nothing about itself, and must be unmounted all the same: its
 /// mount is found by its name. What lies below it can no longer be reached, and is no mount.
 fn look_in_table(path: &Path) -> Result<Option<Place>> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-    let point = parent.canonicalize().unwrap_or(parent.to_owned()).join(name);
-    // A later one is on top.
-    let mount = read()?.into_iter().rfind(|mount| mount.point == point);
-    Ok(mount.map(|mount| Place {
+    Ok(named(path)?.map(|mount| Place {
         mount_id: mount.id,
         unique: false,
         mount_root: true,

@@ -3,8 +3,8 @@
 use super::walk::link_of;
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, getxattr,
-        getxattr_query, listxattr, listxattr_query, setxattr, utimensat,
+        AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fstat,
+        getxattr, getxattr_query, listxattr, listxattr_query, setxattr, utimensat,
     },
     io::Errno,
 };
@@ -19,6 +19,8 @@ const COPIED: [&[u8]; 5] =
     [b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default"];
 /// How often a list or value that grows meanwhile is read again.
 const TRIES: u32 = 16;
+/// Most lists and values fit in here, so that a server is asked once, and not for the size first.
+const USUAL: usize = 1 << 10;
 
 /// What could not be done with a file whose name the caller knows.
 pub(super) struct Failure {
@@ -30,11 +32,19 @@ pub(super) struct Failure {
 /// owner takes away set-id bits and capabilities. Both may be O_PATH handles, of a symlink too.
 /// `stat` is the source's from before it was read (its access time).
 pub(super) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Result<(), Failure> {
-    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    chownat(target, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)
-        .map_err(failed("set the owner of"))?;
+    // On NFS each change is a call. Nobody else can have changed what was just made.
+    let owned = (stat.st_uid, stat.st_gid);
+    let made = fstat(target).map_err(failed("look at"))?;
+    if (made.st_uid, made.st_gid) != owned {
+        let (user, group) = (Uid::from_raw(owned.0), Gid::from_raw(owned.1));
+        chownat(target, "", Some(user), Some(group), AtFlags::EMPTY_PATH)
+            .map_err(failed("set the owner of"))?;
+    }
     extended(source, target)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+    // A change of owner takes bits away.
+    let made =
+        if (made.st_uid, made.st_gid) == owned { made } else { fstat(target).map_err(failed("look at"))? };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink && made.st_mode != stat.st_mode {
         chmod(link_of(target), Mode::from_raw_mode(stat.st_mode & 0o7777))
             .map_err(failed("set the mode of"))?;
     }
@@ -70,13 +80,14 @@ fn extended(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Failur
     Ok(())
 }
 
-/// Reads something whose size has to be asked for and may have changed by then.
+/// Reads something that is mostly small; else its size has to be asked for and may have changed by then.
 fn growing(
     size: impl Fn() -> Result<usize, Errno>,
     read: impl Fn(&mut [u8]) -> Result<usize, Errno>,
 ) -> Result<Vec<u8>, Errno> {
-    for _ in 0..TRIES {
-        let mut buffer = vec![0; size()?];
+    for attempt in 0..TRIES {
+        let room = if attempt == 0 { USUAL } else { size()? };
+        let mut buffer = vec![0; room];
         if buffer.is_empty() {
             return Ok(buffer);
         }

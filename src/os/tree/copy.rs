@@ -4,11 +4,11 @@ use super::{
     attributes::{self, Failure},
     walk::{Entry, Walk, open_below, reopen},
 };
-use crate::os::{At, Error, Result, reflink};
+use crate::os::{At, Error, Result, file::settle, reflink};
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, Stat, fstat, ioctl_ficlone, linkat, mkdirat, mknodat, openat,
-        readlinkat, renameat, symlinkat, unlinkat,
+        AtFlags, FileType, Mode, OFlags, Stat, fstat, ftruncate, ioctl_ficlone, linkat, mkdirat, mknodat,
+        openat, readlinkat, renameat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -31,11 +31,39 @@ use uuid::Uuid;
 /// `progress` gets the bytes of data so far and says whether to go on; if not, the outcome is
 /// [`Error::Cancelled`]. After any error `to` is incomplete. Nothing is synced.
 pub fn copy(from: &File, to: &File, share: bool, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+    copy_by(from, to, Manner { share, ..Manner::default() }, progress)
+}
+
+/// As [`copy`], between two trees on one NFS mount: names that clients give to files that were removed
+/// while open are left out, a file whose size has changed meanwhile is copied once more, runs of zeroes
+/// become holes, and the data of each file is synced.
+pub fn copy_remote(
+    from: &File,
+    to: &File,
+    share: bool,
+    in_kernel: bool,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
+    copy_by(from, to, Manner { share, remote: true, in_kernel }, progress)
+}
+
+/// How a tree is copied.
+#[derive(Clone, Copy, Debug, Default)]
+struct Manner {
+    /// Files may share blocks.
+    share: bool,
+    /// On NFS.
+    remote: bool,
+    /// There: the server copies by itself where it is asked to (copy_file_range(2)).
+    in_kernel: bool,
+}
+
+fn copy_by(from: &File, to: &File, manner: Manner, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
     let (source, mut target) = (Walk::at(from, shown(from))?, Walk::at(to, shown(to))?);
     if target.next()?.is_some() {
         return Err(Error::Unexpected(format!("{:?} is not empty", shown(to))));
     }
-    let mut copy = Copy { source, target, links: Links::make(to)?, share, bytes: 0, progress };
+    let mut copy = Copy { source, target, links: Links::make(to)?, manner, bytes: 0, progress };
     let outcome = copy.all();
     let removed = copy.links.remove();
     outcome?;
@@ -48,7 +76,7 @@ struct Copy<'a> {
     source: Walk,
     target: Walk,
     links: Links,
-    share: bool,
+    manner: Manner,
     bytes: u64,
     progress: &'a mut dyn FnMut(u64) -> bool,
 }
@@ -77,16 +105,23 @@ impl Copy<'_> {
 
     fn entry(&mut self, entry: &Entry) -> Result<()> {
         let name = entry.name.as_os_str();
+        if self.manner.remote && is_silly(name) {
+            return Ok(());
+        }
         if entry.kind == FileType::Directory && self.directory(name)? {
             return Ok(());
         }
         // A handle first: opening for reading would do something to a device.
         let handle = match open_below(self.source.directory()?, name, OFlags::PATH) {
             Ok(handle) => handle,
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT | Errno::STALE) => return Ok(()),
             Err(e) => return Err(self.source.failed("open", name, e)),
         };
-        let stat = fstat(&handle).map_err(|e| self.source.failed("look at", name, e))?;
+        let stat = match fstat(&handle) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::STALE) => return Ok(()),
+            Err(e) => return Err(self.source.failed("look at", name, e)),
+        };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.directory(name).map(drop),
             FileType::Socket => Ok(()),
@@ -98,7 +133,7 @@ impl Copy<'_> {
     fn directory(&mut self, name: &OsStr) -> Result<bool> {
         match self.source.enter(name, 0) {
             Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(true),
+            Err(Errno::NOENT | Errno::STALE) => return Ok(true),
             Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
             Err(e) => return Err(self.source.failed("open directory", name, e)),
         }
@@ -132,8 +167,11 @@ impl Copy<'_> {
         {
             return Ok(());
         }
+        let mut file = None;
         let made = match kind {
-            FileType::RegularFile => self.regular(name, handle)?,
+            FileType::RegularFile => {
+                self.regular(name, handle, stat)?.map(|made| file = Some(OwnedFd::from(made)))
+            }
             FileType::Symlink => self.symlink(name, handle)?,
             _ => {
                 let mode = Mode::RUSR | Mode::WUSR;
@@ -146,7 +184,10 @@ impl Copy<'_> {
             Err(e) => return Err(self.target.failed("create", name, e)),
         }
         let at = self.target.directory()?;
-        let target = open_below(at, name, OFlags::PATH).map_err(|e| self.target.failed("open", name, e))?;
+        let target = match file {
+            Some(file) => file,
+            None => open_below(at, name, OFlags::PATH).map_err(|e| self.target.failed("open", name, e))?,
+        };
         attributes::copy(handle.as_fd(), target.as_fd(), stat)
             .map_err(|Failure { op, errno }| self.target.failed(op, name, errno))?;
         if let Some(link) = &link {
@@ -155,18 +196,35 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn regular(&mut self, name: &OsStr, handle: &OwnedFd) -> Result<Result<(), Errno>> {
-        let source = reopen(handle, OFlags::RDONLY).map_err(|e| self.source.failed("open", name, e))?;
+    fn regular(&mut self, name: &OsStr, handle: &OwnedFd, stat: &Stat) -> Result<Result<File, Errno>> {
+        let source: File = match reopen(handle, OFlags::RDONLY) {
+            Ok(source) => source.into(),
+            Err(Errno::NOENT | Errno::STALE) => return Ok(Err(Errno::EXIST)),
+            Err(e) => return Err(self.source.failed("open", name, e)),
+        };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = match openat(self.target.directory()?, name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(target) => target,
+        let mut mode = Mode::RUSR | Mode::WUSR;
+        if self.manner.remote {
+            // One call less where this is all; nobody else comes where the copy is made.
+            mode |= Mode::from_raw_mode(stat.st_mode & 0o777);
+        }
+        let target: File = match openat(self.target.directory()?, name, flags, mode) {
+            Ok(target) => target.into(),
             Err(e) => return Ok(Err(e)),
         };
-        self.data(&source.into(), &target.into()).map(Ok)
+        match self.data(&source, &target) {
+            // Removed by another client while it was read.
+            Err(e) if e.is_stale() => {
+                unlinkat(self.target.directory()?, name, AtFlags::empty())
+                    .map_err(|e| self.target.failed("remove", name, e))?;
+                Ok(Err(Errno::EXIST))
+            }
+            outcome => outcome.map(|()| Ok(target)),
+        }
     }
 
     fn data(&mut self, source: &File, target: &File) -> Result<()> {
-        if self.share {
+        if self.manner.share {
             match ioctl_ficlone(target, source) {
                 Ok(()) => {
                     self.bytes += fstat(target).map_or(0, |stat| stat.st_size.unsigned_abs());
@@ -177,11 +235,30 @@ impl Copy<'_> {
                 Err(e) => return Err(e).at("share the blocks of", shown(source)),
             }
         }
+        if !self.manner.remote {
+            return self.bytes_of(source, target);
+        }
+        // It was just opened, for which a client asks.
+        let before = crate::os::file::stat_file(source)?.size;
+        self.bytes_of(source, target)?;
+        if crate::os::file::size_now(source)? != before {
+            ftruncate(target, 0).at("start anew with", shown(target))?;
+            self.bytes_of(source, target)?;
+        }
+        settle(target).at("sync", shown(target))
+    }
+
+    fn bytes_of(&mut self, source: &File, target: &File) -> Result<()> {
         let (before, mut copied) = (self.bytes, 0);
-        reflink::copy_sparse(source, target, &mut |bytes| {
+        let mut progress = |bytes| {
             copied = bytes;
             (self.progress)(before + bytes)
-        })?;
+        };
+        if self.manner.remote {
+            reflink::copy_remote(source, target, self.manner.in_kernel, &mut progress)?;
+        } else {
+            reflink::copy_sparse(source, target, &mut progress)?;
+        }
         self.bytes = before + copied;
         Ok(())
     }
@@ -239,6 +316,12 @@ impl Links {
         }
         unlinkat(&self.root, OsStr::from_bytes(self.name.as_bytes()), AtFlags::REMOVEDIR).at(op, &self.shown)
     }
+}
+
+/// What an NFS client calls a file that was removed while it had it open: `.nfs` and hexadecimal digits.
+fn is_silly(name: &OsStr) -> bool {
+    let digits = name.as_bytes().strip_prefix(b".nfs");
+    digits.is_some_and(|digits| digits.len() >= 8 && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 fn shown(file: &File) -> PathBuf {

@@ -13,9 +13,10 @@ mod remove;
 mod usage;
 mod walk;
 
-pub use copy::copy;
+pub use copy::{copy, copy_remote};
 pub use remove::remove;
-pub use usage::{Usage, usage};
+pub use usage::{Usage, usage, usage_within};
+pub(super) use walk::open_below;
 
 #[cfg(test)]
 mod tests;

@@ -231,7 +231,7 @@ impl Level {
 const DIRECTORY: OFlags = OFlags::DIRECTORY;
 
 /// Opens a name in a directory and nothing else: no symlink, no mount point, nothing above.
-pub(super) fn open_below(directory: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(in crate::os) fn open_below(directory: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     open_with(directory, name, flags, ResolveFlags::BENEATH)
 }
 

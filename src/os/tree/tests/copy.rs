@@ -1,4 +1,7 @@
-use super::{super::copy, Stop, chain, open_files};
+use super::{
+    super::{copy, copy_remote},
+    Stop, chain, open_files,
+};
 use crate::os::{
     Error,
     reflink::exclusive_bytes,
@@ -271,4 +274,26 @@ fn a_tree_that_changes_meanwhile_never_leads_out() {
             }
         }
     });
+}
+
+/// On NFS a copy is no cut: a file that grows while it is copied is copied once more, and what clients call
+/// files that were removed while open is nobody's.
+#[test]
+fn a_file_that_grows_on_nfs_is_copied_once_more() {
+    let home = tempfile::tempdir().unwrap();
+    let (from, to) = (home.path().join("from"), home.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&to).unwrap();
+    fs::write(from.join("f"), vec![1; 1 << 20]).unwrap();
+    fs::write(from.join(".nfs00000000000000010000002a"), b"").unwrap();
+    let mut grown = false;
+    copy_remote(&File::open(&from).unwrap(), &File::open(&to).unwrap(), false, false, &mut |bytes| {
+        if bytes > 0 && !std::mem::replace(&mut grown, true) {
+            fs::write(from.join("f"), vec![2; 3 << 20]).unwrap();
+        }
+        true
+    })
+    .unwrap();
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    assert!(fs::read(to.join("f")).unwrap() == vec![2; 3 << 20]);
 }

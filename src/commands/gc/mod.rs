@@ -1,13 +1,18 @@
-//! `wharf gc`: leftovers on pools, shown, and removed where that is asked for and safe.
+//! `wharf gc`: leftovers on pools and shares, shown, and removed where that is asked for and safe.
 
-use super::{Outcome, exit_code, print};
+mod pools;
+mod shares;
+
+use super::{Outcome, Store, exit_code, print};
 use crate::{
     config::{GcArgs, Output, check_pools},
-    store::{Fate, Kind, Leftover, Pool, Purged, What},
+    error::Result,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use pools::OnPool;
 use serde::Serialize;
-use std::{io::IsTerminal, sync::Arc};
+use shares::OnShare;
+use std::{io::IsTerminal, path::Path, time::SystemTime};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -20,7 +25,8 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Row {
-    pool: String,
+    #[serde(flatten)]
+    store: Store,
     what: String,
     place: String,
     bytes: Option<u64>,
@@ -34,22 +40,59 @@ struct Row {
     age: String,
 }
 
-/// Looks through all pools before anything is removed from one.
+impl Row {
+    /// `reason`: why it is not to be removed.
+    fn new(
+        store: Store,
+        what: String,
+        place: &Path,
+        bytes: Option<u64>,
+        since: Option<SystemTime>,
+        reason: Option<String>,
+    ) -> Self {
+        Self {
+            store,
+            what,
+            place: place.display().to_string(),
+            bytes,
+            age_seconds: since.and_then(|since| since.elapsed().ok()).map(|age| age.as_secs()),
+            removable: reason.is_none(),
+            removed: false,
+            reason,
+            age: since.map_or("-".to_owned(), print::age),
+        }
+    }
+}
+
+/// Something that is left over.
+enum Finding {
+    OnPool(OnPool),
+    OnShare(OnShare),
+}
+
+impl Finding {
+    fn row(&self) -> Row {
+        match self {
+            Self::OnPool(finding) => finding.row(),
+            Self::OnShare(finding) => finding.row(),
+        }
+    }
+
+    /// Removes it; `files` gets the number of files that are gone. Gives why it stays, if it does.
+    fn purge(&self, files: &mut dyn FnMut(u64)) -> Result<Option<String>> {
+        match self {
+            Self::OnPool(finding) => finding.purge(files),
+            Self::OnShare(finding) => finding.purge(),
+        }
+    }
+}
+
+/// Looks through all pools and shares before anything is removed from one.
 pub fn run(arguments: &GcArgs) -> Outcome {
     check_pools(&arguments.pools)?;
-    let mut found = Vec::new();
-    for config in &arguments.pools {
-        let look = || {
-            let pool = Pool::inspect(config)?;
-            let leftovers = pool.leftovers()?;
-            Ok((pool, leftovers))
-        };
-        let (pool, leftovers) = look().map_err(|error: crate::error::Error| {
-            format!("pool {:?} cannot be looked through: {}", config.name, error.chain())
-        })?;
-        found.extend(leftovers.into_iter().map(|leftover| (Arc::clone(&pool), leftover)));
-    }
-    let mut rows: Vec<Row> = found.iter().map(|(pool, leftover)| row(pool, leftover)).collect();
+    let mut found = pools::find(&arguments.pools)?;
+    found.extend(shares::find(&arguments.on)?);
+    let mut rows: Vec<Row> = found.iter().map(Finding::row).collect();
     if arguments.apply {
         purge(&found, &mut rows, arguments.output == Output::Table);
     }
@@ -65,49 +108,15 @@ pub fn run(arguments: &GcArgs) -> Outcome {
     Ok(exit_code(report.removable == 0))
 }
 
-fn row(pool: &Pool, leftover: &Leftover) -> Row {
-    Row {
-        pool: pool.name().to_owned(),
-        what: what(&leftover.what),
-        place: leftover.place.display().to_string(),
-        bytes: leftover.bytes,
-        age_seconds: leftover.since.and_then(|since| since.elapsed().ok()).map(|age| age.as_secs()),
-        removable: leftover.fate == Fate::Purge,
-        removed: false,
-        reason: match &leftover.fate {
-            Fate::Purge => None,
-            Fate::Leave(reason) => Some(reason.clone()),
-        },
-        age: leftover.since.map_or("-".to_owned(), print::age),
-    }
-}
-
-fn what(what: &What) -> String {
-    match what {
-        What::Unfinished(kind, _) => format!("unfinished {kind}"),
-        What::Trash(_) => "removed, not purged".to_owned(),
-        What::Temporary(kind, _) => format!("half-written record of a {kind}"),
-        What::Damaged(Kind::Snapshot, _) => "snapshot without a readable record".to_owned(),
-        What::Damaged(..) => "volume without a readable record".to_owned(),
-        What::Stranger => "stranger".to_owned(),
-        What::Loop(number) => format!("stray /dev/loop{number}"),
-        What::Qgroups(ids) => {
-            let first: Vec<_> = ids.iter().take(5).map(|id| format!("0/{id}")).collect();
-            let more = if ids.len() > first.len() { ", …" } else { "" };
-            format!("{} without a subvolume ({}{more})", print::count(ids.len(), "qgroup"), first.join(", "))
-        }
-    }
-}
-
 /// Removes what may be removed; what cannot be is left with its reason, and the others go on.
-fn purge(found: &[(Arc<Pool>, Leftover)], rows: &mut [Row], for_people: bool) {
+fn purge(found: &[Finding], rows: &mut [Row], for_people: bool) {
     let total = rows.iter().filter(|row| row.removable).count();
     let progress = Progress::new(total, for_people);
-    for ((pool, leftover), row) in found.iter().zip(rows).filter(|(_, row)| row.removable) {
+    for (finding, row) in found.iter().zip(rows).filter(|(_, row)| row.removable) {
         progress.begin(row);
-        match pool.purge_leftover(leftover, &mut |files| progress.files(files)) {
-            Ok(Purged::Gone) => row.removed = true,
-            Ok(Purged::Left(reason)) => {
+        match finding.purge(&mut |files| progress.files(files)) {
+            Ok(None) => row.removed = true,
+            Ok(Some(reason)) => {
                 row.removable = false;
                 row.reason = Some(reason);
             }
@@ -162,7 +171,7 @@ fn show(report: &Report, apply: bool) {
         return;
     }
     let columns = [
-        ("POOL", false),
+        ("STORE", false),
         ("WHAT", false),
         ("WHERE", false),
         ("SIZE", true),
@@ -171,7 +180,7 @@ fn show(report: &Report, apply: bool) {
     ];
     let rows = report.leftovers.iter().map(|row| {
         vec![
-            row.pool.clone(),
+            row.store.to_string(),
             row.what.clone(),
             print::plain(&row.place),
             row.bytes.map_or("-".to_owned(), print::bytes),

@@ -1,0 +1,163 @@
+//! NodeStageVolume and NodeUnstageVolume of volumes on shares.
+
+use super::{
+    At, Node, Place, is_stale,
+    mounting::{Wanted, check_attributes, differs},
+    silent,
+};
+use crate::{
+    error::{Doing as _, Error, Result},
+    failpoint,
+    os::{file, mount::Attributes, mountinfo},
+    service::{
+        stage::{Stage, Unstage, occupied},
+        target::TargetPath,
+    },
+    share::{Looked, Unmounting},
+    volume::nfs::Context,
+};
+use std::path::Path;
+
+impl Node {
+    /// Mounts the volume's own directory, or finds it mounted there as asked. What is mounted there and is gone from the
+    /// server is mounted anew: nobody can use it.
+    pub(in crate::service) fn stage(&self, request: &Stage, context: &Context) -> Result<()> {
+        let staging = request.staging.required_absolute("staging_target_path")?;
+        let wanted = Wanted::new(context, &request.capability, &request.secret_options)?;
+        let attributes = wanted.options.attributes(request.capability.mode.is_read_only());
+        let _busy = self.busy(&request.id)?;
+        match Place::at(staging)? {
+            At::Other => return Err(occupied(staging)),
+            At::Share(place) if self.is_good(&request.id, &place, &wanted, attributes)? => return Ok(()),
+            At::Share(_) => {}
+            At::Nothing => require_directory(staging)?,
+        }
+        self.refuse_second_place(&wanted, staging)?;
+        self.mount(&wanted, staging, attributes)?;
+        failpoint!("stage.share-mounted");
+        self.prove(&wanted, staging, attributes)?;
+        self.notes.forget(&request.id);
+        Ok(())
+    }
+
+    /// Whether what is mounted at the staging path will do; `false`: it had to be taken away.
+    fn is_good(&self, id: &str, place: &Place, wanted: &Wanted, attributes: Attributes) -> Result<bool> {
+        let point = &place.mount.point;
+        if !place.is_of(&wanted.source) {
+            return Err(occupied(point));
+        }
+        check_attributes(place, attributes)?;
+        let own = place.has_own_superblock();
+        if let Some(option) = wanted.options.differ_from(&place.mount.super_options, own) {
+            return Err(differs(place, option));
+        }
+        match self.children.root(&place.server(), point) {
+            Ok(Looked::Answer(found)) if wanted.fileid.is_none_or(|fileid| fileid == found) => Ok(true),
+            Ok(Looked::Answer(found)) => Err(Error::Refused(format!(
+                "what is mounted at {} is not the volume (its root is inode {found}): unmount it there first",
+                point.display()
+            ))),
+            Ok(Looked::Stuck) => Err(silent(place)),
+            Err(error) if is_stale(&error) => self.take_stale_away(id, place).map(|()| false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The server has no longer what is mounted there, so whatever uses it fails already.
+    pub(super) fn take_stale_away(&self, id: &str, place: &Place) -> Result<()> {
+        let point = &place.mount.point;
+        tracing::warn!(volume = id, path = %point.display(), "the server no longer has what is mounted: it is mounted anew");
+        let way = self.children.unmount(&place.server(), &Unmounting::of(point, false))?;
+        self.notes.unmounted(id, place, way);
+        failpoint!("stage.stale-unmounted");
+        Ok(())
+    }
+
+    /// Two caches of an exclusive volume's files would say different things.
+    fn refuse_second_place(&self, wanted: &Wanted, staging: &Path) -> Result<()> {
+        if !wanted.exclusive {
+            return Ok(());
+        }
+        let all = mountinfo::read().doing(|| format!("looking for mounts of {}", wanted.source))?;
+        let places = all.into_iter().filter_map(Place::of);
+        for place in places.filter(|place| place.has_own_superblock() && place.is_of(&wanted.source)) {
+            let point = &place.mount.point;
+            // What is left of a mount that was stale is nobody's.
+            let gone = self.children.root(&place.server(), point).is_err_and(|error| is_stale(&error));
+            if !gone {
+                return Err(Error::Refused(format!(
+                    "the volume is already mounted at {}, and cannot be staged at {}: end that first",
+                    point.display(),
+                    staging.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The postcondition; where it fails, the mount that was just made goes again.
+    pub(super) fn prove(&self, wanted: &Wanted, staging: &Path, attributes: Attributes) -> Result<()> {
+        let vanished =
+            || Error::Busy(format!("{} is not the mount that was just made; try again", staging.display()));
+        let At::Share(place) = Place::at(staging)? else { return Err(vanished()) };
+        if !place.is_of(&wanted.source) {
+            return Err(vanished());
+        }
+        check_attributes(&place, attributes).map_err(|error| {
+            match self.children.unmount(&place.server(), &Unmounting::of(staging, false)) {
+                Ok(_) => error,
+                Err(left) => {
+                    Error::Busy(format!("{}; and it could not be undone: {}", error.chain(), left.chain()))
+                }
+            }
+        })
+    }
+
+    /// Undoes Stage. What is absent or no mount is done; what is not ours is NOT_FOUND.
+    pub(in crate::service) fn unstage(&self, request: &Unstage) -> Result<()> {
+        let stranger =
+            || Error::NotFound(format!("volume {:?} is not staged at {}", request.id, request.staging));
+        let staging = request.staging.absolute().ok_or_else(stranger)?;
+        let _busy = self.busy(&request.id)?;
+        while let Some(place) = self.ours(&request.id, &request.staging, stranger)? {
+            // Alone on its superblock: no other volume, and no pod of this node, loses anything.
+            let force = place.has_own_superblock() && place.is_alone()?;
+            let silent = force && self.is_silent(&place);
+            let unmounting = Unmounting { silent, ..Unmounting::of(staging, force) };
+            let way = self.children.unmount(&place.server(), &unmounting)?;
+            failpoint!("unstage.share-unmounted");
+            self.notes.unmounted(&request.id, &place, way);
+        }
+        self.last.forget(&request.id);
+        Ok(())
+    }
+
+    fn is_silent(&self, place: &Place) -> bool {
+        matches!(self.children.figures(&place.server(), &place.mount.point), Ok(Looked::Stuck))
+    }
+
+    /// The share on top at a path; an error if something else is there.
+    pub(super) fn ours(
+        &self,
+        id: &str,
+        path: &TargetPath,
+        stranger: impl Fn() -> Error,
+    ) -> Result<Option<Box<Place>>> {
+        match Place::at(path.as_path())? {
+            At::Nothing => Ok(None),
+            At::Share(place) if place.may_be(id) => Ok(Some(place)),
+            At::Share(_) | At::Other => Err(stranger()),
+        }
+    }
+}
+
+fn require_directory(staging: &Path) -> Result<()> {
+    let there = file::stat(staging).doing(|| format!("looking at {}", staging.display()))?;
+    if there.is_some_and(|there| there.is_dir) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "staging_target_path {} is no directory; the orchestrator has to create it",
+        staging.display()
+    )))
+}

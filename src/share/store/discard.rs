@@ -1,0 +1,50 @@
+//! Undoing a volume that was not finished, one's own or a dead worker's.
+
+use super::{
+    Kind, Share,
+    fault::OnShare,
+    names::{Draft, What, Worker},
+    object::Volume,
+    place::Aim,
+    record::VolumeRecord,
+};
+use crate::{error::Result, failpoint};
+
+impl Share {
+    /// Takes the unfinished volume away from whoever makes it, so that it can never become ready, and then
+    /// everything it has. False: somebody else took it first, or it became ready.
+    ///
+    /// The caller has the volume's turn. Everything happens in the directory that was looked at: a newer
+    /// volume of this name stands in another.
+    pub(super) fn discard(&self, found: &Volume, record: &VolumeRecord, by: Worker) -> Result<bool> {
+        let doing = || format!("discarding the unfinished volume {}", record.key);
+        let (directory, own) = (&found.directory, self.worker.creating());
+        if by != self.worker {
+            match directory.rename(&by.creating(), directory, &own) {
+                Err(e) if e.is_not_found() || e.is_stale() => return Ok(false),
+                result => result.and_then(|()| directory.sync()).on_share(doing)?,
+            }
+            failpoint!("share.taken-over");
+        }
+        // First where the root comes from, then where it goes to: it cannot slip through.
+        let worker = record.worker();
+        self.bin_draft(Draft { key: record.key, what: What::Root, worker })?;
+        failpoint!("share.discarded-draft");
+        if !record.adopted
+            && let Some((above, stat)) = self.standing(&record.root, Aim::Existing)?
+            && stat.inode.number == record.fileid
+        {
+            self.bin(&above, record.root.split().1, self.trashed_root(record))?;
+        }
+        failpoint!("share.discarded-root");
+        self.release(record)?;
+        match directory.remove_file(&own).and_then(|()| directory.sync()) {
+            // Whoever took it from here has removed the whole directory.
+            Err(e) if e.is_stale() => {}
+            result => result.on_share(doing)?,
+        }
+        failpoint!("share.discarded-record");
+        self.clear(Kind::Volume, record.key, directory)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,207 @@
+//! A server of the tests that end things: its exports, what is on them, and its power.
+
+use crate::support::{
+    data::sha256,
+    driver::Driver,
+    host::{attempt, run},
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+pub const ADDRESS: &str = "10.77.3.2";
+const NAME: &str = "c";
+/// How long trash, and what is being made, are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs scripts/vm/server; the second argument is the server's name.
+pub fn server(arguments: &[&str]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/vm/server");
+    // Its daemons keep what they were started with open, so that is a file.
+    let command = ["-c", r#"exec "$0" "$@" >"/tmp/server-$2.log" 2>&1"#, script];
+    let ended = attempt("bash", command.iter().chain(arguments));
+    ended.unwrap_or_else(|e| {
+        let log = format!("/tmp/server-{}.log", arguments[1]);
+        panic!("{arguments:?}: {e}: {}", fs::read_to_string(log).unwrap_or_default())
+    });
+}
+
+/// The server is started by the first who needs it: nobody else uses it, so what is on it is known.
+fn started() {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        server(&["link", NAME, "3"]);
+        server(&["make", NAME]);
+        server(&["export", NAME, "xfs", "xfs", "512M", "rw,no_root_squash"]);
+        server(&["export", NAME, "ext4", "ext4", "128M", "rw,no_root_squash"]);
+        server(&["start", NAME]);
+    });
+}
+
+/// One of its exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Export(&'static str);
+
+impl Export {
+    pub fn xfs() -> Self {
+        started();
+        Self("xfs")
+    }
+
+    pub fn ext4() -> Self {
+        started();
+        Self("ext4")
+    }
+
+    /// As clients name it.
+    pub fn share(self) -> String {
+        format!("/export/{}", self.0)
+    }
+
+    /// As the server sees it.
+    pub fn inside(self) -> PathBuf {
+        Path::new("/run/vm").join(NAME).join("export").join(self.0)
+    }
+
+    /// Removes everything; no client may be at work.
+    pub fn clear(self) {
+        for entry in fs::read_dir(self.inside()).unwrap().flatten() {
+            if entry.file_name() != "lost+found" {
+                run("rm", ["-rf".as_ref(), entry.path().as_os_str()]);
+            }
+        }
+    }
+
+    /// What has reached the disk by now is what [`Export::reboot`] finds.
+    pub fn cut(self) {
+        server(&["cut", NAME, self.0]);
+    }
+
+    /// The server starts anew. No client may have the export mounted: nobody is to reclaim anything.
+    pub fn reboot(self) {
+        server(&["reboot", NAME, self.0]);
+    }
+
+    /// What is there when nothing is being made or purged any more.
+    pub fn inventory(self) -> Inventory {
+        self.inventory_without(&[".wharf/tmp/", ".wharf/trash/"])
+    }
+
+    /// Returns when what was deleted is gone.
+    pub fn wait_for_purge(self) {
+        self.inventory_without(&[".wharf/trash/"]);
+    }
+
+    fn inventory_without(self, unsettled: &[&str]) -> Inventory {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.look();
+            let at_rest = !found.0.keys().any(|path| unsettled.iter().any(|below| path.starts_with(below)));
+            if at_rest || Instant::now() >= deadline {
+                return found;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn look(self) -> Inventory {
+        let top = self.inside();
+        let (mut found, mut rest) = (BTreeMap::new(), vec![top.clone()]);
+        while let Some(directory) = rest.pop() {
+            // It may have gone since: trash is being purged.
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                let name = path.strip_prefix(&top).unwrap().to_str().unwrap().to_owned();
+                // Heartbeats stay for as long as they may tell something.
+                if name == "lost+found" || name.ends_with(".alive") {
+                    continue;
+                }
+                found.insert(without_instances(&name), describe(&path, &name, &metadata));
+                if metadata.is_dir() {
+                    rest.push(path);
+                }
+            }
+        }
+        Inventory(found)
+    }
+}
+
+/// Every path of an export, and how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory(BTreeMap<String, String>);
+
+impl Inventory {
+    /// Lines that only one of the two has, `-` for this, `+` for the other.
+    pub fn difference(&self, other: &Self) -> Vec<String> {
+        let only = |these: &Self, others: &Self, sign: char| {
+            let differs = |(path, how): &(&String, &String)| others.0.get(*path) != Some(how);
+            let line = |(path, how): (&String, &String)| format!("{sign} {path}: {how}");
+            these.0.iter().filter(differs).map(line).collect::<Vec<_>>()
+        };
+        [only(self, other, '-'), only(other, self, '+')].concat()
+    }
+}
+
+fn describe(path: &Path, name: &str, metadata: &fs::Metadata) -> String {
+    let owner = format!("{:o} {}:{}", metadata.mode(), metadata.uid(), metadata.gid());
+    let of_the_store = name.starts_with(".wharf/") && !name.contains("/data/");
+    if metadata.is_symlink() {
+        format!("{owner} -> {}", fs::read_link(path).unwrap_or_default().display())
+    } else if metadata.is_file() && !of_the_store {
+        format!("{owner} {} links, {}", metadata.nlink(), sha256(path))
+    } else {
+        owner
+    }
+}
+
+/// Processes, clusters and incarnations differ from run to run: long runs of hexadecimal digits. The names of
+/// volumes and snapshots, which do not, have dashes in between.
+fn without_instances(name: &str) -> String {
+    let (mut out, mut run) = (String::new(), String::new());
+    for c in name.chars().chain([' ']) {
+        if c.is_ascii_hexdigit() {
+            run.push(c);
+            continue;
+        }
+        out += if run.len() >= 16 { "#" } else { &run };
+        run.clear();
+        out.push(c);
+    }
+    out.trim_end().to_owned()
+}
+
+/// The processes by which a driver works on shares.
+pub fn helpers(driver: &Driver) -> Vec<i32> {
+    let parent = driver.pid().to_string();
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        fields.split_whitespace().nth(1) == Some(&*parent)
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
+/// kill -9 of a driver and its helpers, as when their container ends. Returns when nothing of them is left.
+pub fn kill_all(driver: &mut Driver) {
+    let helpers = helpers(driver);
+    driver.kill();
+    for pid in &helpers {
+        let _ = attempt("kill", ["-KILL", &pid.to_string()]);
+    }
+    crate::support::eventually("the helpers are gone", 20, || {
+        helpers.iter().all(|pid| {
+            // Whoever adopts them may take a while to reap them.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty()
+                || stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+        })
+    });
+}
