@@ -13,7 +13,7 @@ demo: ## set up, build, and drive one volume through its whole life on a scratch
 build: ## build the release binary
 	cargo build --release --locked
 
-test: ## run every tier of tests (as root, below 30 minutes)
+test: ## run every tier of tests (as root, below 45 minutes)
 	@scripts/setup test
 	@scripts/test
 
