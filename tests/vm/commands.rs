@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{
     fs,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -133,7 +133,14 @@ fn leftovers_are_found_and_only_ours_go() {
     let class = Spec::nfs(A.address, "/export/xfs").parameter("subDir", &format!("{owner}/a"));
     let made = co.create(&format!("{owner}-a"), &class).unwrap();
     drop(co);
+    let tasks = fs::read_dir(format!("/proc/{}/task", driver.pid())).unwrap();
+    let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let helpers: String = tasks.map(|task| children(task.unwrap())).collect();
     driver.terminate();
+    // They may be purging still.
+    for helper in helpers.split_whitespace() {
+        eventually("the driver's helpers end", 60, || !Path::new("/proc").join(helper).exists());
+    }
 
     let home = A.inside("xfs").join(".wharf");
     let plant = |part: &str, name: &dyn Fn(u64) -> String| {

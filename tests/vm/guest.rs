@@ -110,6 +110,8 @@ impl Corner {
     /// Its name is the same on the share.
     pub fn new(server: Server, export: &str, name: &str) -> Self {
         let place = server.inside(export).join(name);
+        // An attempt that failed may have left it.
+        let _ = attempt("rm", ["-rf".as_ref(), place.as_os_str()]);
         fs::create_dir(&place).unwrap();
         Self(place)
     }

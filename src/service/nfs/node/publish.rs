@@ -81,7 +81,7 @@ impl Node {
             refuse_second(&request.id, &staged, target)?;
         }
         ensure_dir(target)?;
-        failpoint!("publish.place-made");
+        failpoint!("share-node.place-made");
         let binding = Binding {
             source: (*staging).to_owned(),
             target: (*target).to_owned(),
@@ -89,7 +89,7 @@ impl Node {
             fileid: wanted.as_ref().and_then(|wanted| wanted.fileid),
         };
         let bound = self.children.bind(&staged.server(), binding);
-        failpoint!("publish.bound");
+        failpoint!("share-node.bound");
         let proven = bound.and_then(|_| match Place::at(target)? {
             At::Share(place) if place.mount.source == staged.mount.source => {
                 check_attributes(&place, *attributes)
@@ -166,10 +166,10 @@ impl Node {
             let way = self.children.unmount(&place.server(), &Unmounting::of(target, false))?;
             self.notes.unmounted(&request.id, &place, way);
             was_ours = true;
-            failpoint!("unpublish.unmounted");
+            failpoint!("share-node.unpublished");
         }
         remove_target(target, was_ours)?;
-        failpoint!("unpublish.removed");
+        failpoint!("share-node.place-removed");
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Node {
         }
         self.refuse_second_place(&wanted, staging)?;
         self.mount(&wanted, staging, attributes)?;
-        failpoint!("stage.share-mounted");
+        failpoint!("share-node.mounted");
         self.prove(&wanted, staging, attributes)?;
         self.notes.forget(&request.id);
         Ok(())
@@ -69,7 +69,7 @@ impl Node {
         tracing::warn!(volume = id, path = %point.display(), "the server no longer has what is mounted: it is mounted anew");
         let way = self.children.unmount(&place.server(), &Unmounting::of(point, false))?;
         self.notes.unmounted(id, place, way);
-        failpoint!("stage.stale-unmounted");
+        failpoint!("share-node.stale-unmounted");
         Ok(())
     }
 
@@ -125,7 +125,7 @@ impl Node {
             let silent = force && self.is_silent(&place);
             let unmounting = Unmounting { silent, ..Unmounting::of(staging, force) };
             let way = self.children.unmount(&place.server(), &unmounting)?;
-            failpoint!("unstage.share-unmounted");
+            failpoint!("share-node.unstaged");
             self.notes.unmounted(&request.id, &place, way);
         }
         self.last.forget(&request.id);
