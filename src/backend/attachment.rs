@@ -215,43 +215,36 @@ pub fn key_of(mount: &Mount) -> Result<Option<Key>> {
     Ok(backing.and_then(|backing| key_of_image(&backing.path)))
 }
 
-/// Whether a loop shows an image that is called as this volume's.
-pub fn is_named_by_a_loop(key: Key) -> Result<bool> {
-    let doing = || format!("looking for loop devices of volume {key}");
-    let all = loopdev::all().doing(doing)?;
-    Ok(!called(key, all.into_iter().map(|(number, _)| number))?.is_empty())
+/// Whether one of all loops that tell something shows an image that is called as this volume's.
+pub fn is_named_among(all: &[(u32, loopdev::Status)], key: Key) -> Result<bool> {
+    Ok(!called(key, all.iter().map(|(number, _)| *number))?.is_empty())
 }
 
 /// Loops on an image that is called as this volume's, on a pool that has shut down. Nothing can be read or
 /// written through them any more, and the pool cannot be unmounted to be repaired while they are there: that a
 /// name is no proof does not matter.
 pub fn dead_loops_of(key: Key) -> Result<Vec<u32>> {
-    called(key, loopdev::untold().doing(|| format!("looking for loop devices of volume {key}"))?)
-}
-
-fn called(key: Key, numbers: impl IntoIterator<Item = u32>) -> Result<Vec<u32>> {
-    let doing = || format!("looking for loop devices of volume {key}");
-    let mut found = Vec::new();
-    for number in numbers {
-        let backing = loopdev::backing_path(number).doing(doing)?;
-        if backing.is_some_and(|backing| key_of_image(&backing.path) == Some(key)) {
-            found.push(number);
-        }
-    }
-    Ok(found)
+    let untold = loopdev::untold().doing(|| format!("looking for loop devices of volume {key}"))?;
+    Ok(called(key, untold)?.into_iter().map(|(number, _)| number).collect())
 }
 
 /// Loops without AUTOCLEAR that show the deleted image of a volume: nothing but Unstage ends them.
 pub fn orphans_among(all: &[(u32, loopdev::Status)], key: Key) -> Result<Vec<u32>> {
+    let kept = all.iter().filter(|(_, status)| !status.autoclear).map(|(number, _)| *number);
+    let orphans = called(key, kept)?.into_iter().filter(|(_, backing)| backing.deleted);
+    Ok(orphans.map(|(number, _)| number).collect())
+}
+
+/// Those of the loops whose image is called as this volume's.
+fn called(key: Key, numbers: impl IntoIterator<Item = u32>) -> Result<Vec<(u32, loopdev::Backing)>> {
     let doing = || format!("looking for loop devices of volume {key}");
-    let mut orphans = Vec::new();
-    for (number, _) in all.iter().filter(|(_, status)| !status.autoclear) {
-        let backing = loopdev::backing_path(*number).doing(doing)?;
-        if backing.is_some_and(|backing| backing.deleted && key_of_image(&backing.path) == Some(key)) {
-            orphans.push(*number);
-        }
+    let mut found = Vec::new();
+    for number in numbers {
+        let backing = loopdev::backing_path(number).doing(doing)?;
+        let backing = backing.filter(|backing| key_of_image(&backing.path) == Some(key));
+        found.extend(backing.map(|backing| (number, backing)));
     }
-    Ok(orphans)
+    Ok(found)
 }
 
 /// `…/volumes/<key>/data/disk.img`. What comes before is the path in the mount namespace that attached

@@ -36,7 +36,9 @@ impl Service {
         let mut bases = match volume {
             Ok(Some((pool, _))) => attachment::loops_among(&all, &pool.image(Kind::Volume, key))?,
             // Nothing to prove them by now: the same request finds them when the pool is back.
-            Err(error @ Error::Unavailable(_)) if attachment::is_named_by_a_loop(key)? => return Err(error),
+            Err(error @ Error::Unavailable(_)) if attachment::is_named_among(&all, key)? => {
+                return Err(error);
+            }
             Err(Error::Unavailable(_)) => attachment::dead_loops_of(key)?,
             _ => Vec::new(),
         };

@@ -21,7 +21,7 @@ pub fn find(backing: Inode) -> Result<Option<u32>> {
 pub(super) fn find_named(backing: Inode, name: Option<&Path>) -> Result<Option<Held>> {
     let mut found = None;
     examine(attached(name)?, |held, status| {
-        if status.backing == backing {
+        if status.is_ok_and(|status| status.backing == backing) {
             found = Some(held);
         }
         found.is_none()
@@ -48,7 +48,7 @@ fn numbers(wanted: impl Fn(&Status) -> bool) -> Result<Vec<u32>> {
 pub fn all() -> Result<Vec<(u32, Status)>> {
     let mut found = Vec::new();
     examine(attached(None)?, |held, status| {
-        found.push((held.number, status));
+        found.extend(status.ok().map(|status| (held.number, status)));
         true
     })?;
     found.sort_unstable_by_key(|(number, _)| *number);
@@ -59,18 +59,18 @@ pub fn all() -> Result<Vec<(u32, Status)>> {
 /// is known.
 pub fn untold() -> Result<Vec<u32>> {
     let mut found = Vec::new();
-    for number in attached(None)? {
-        if let Some(held) = node::open_listed(number)?
-            && status(&held).is_err_and(|e| e.is_filesystem_down())
-        {
-            found.push(number);
-        }
-    }
+    examine(attached(None)?, |held, status| {
+        found.extend(status.is_err_and(|e| e.is_filesystem_down()).then_some(held.number));
+        true
+    })?;
     Ok(found)
 }
 
 /// Shows each loop to `visit` until it says `false`. Loops may vanish and change meanwhile.
-fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Status) -> bool) -> Result<()> {
+///
+/// The kernel asks the backing file for its inode; that this fails on a dead filesystem of somebody else must not
+/// stop a search, and an image that is attached nevertheless still fails the lease probe.
+fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Result<Status>) -> bool) -> Result<()> {
     let mut failure = None;
     for number in numbers {
         let held = match node::open_listed(number) {
@@ -81,9 +81,7 @@ fn examine(numbers: Vec<u32>, mut visit: impl FnMut(Held, Status) -> bool) -> Re
                 continue;
             }
         };
-        // The kernel asks the backing file for its inode; that this fails on a dead filesystem of somebody
-        // else must not stop our search, and an image that is attached nevertheless still fails the lease probe.
-        if let Ok(Some(status)) = status(&held)
+        if let Some(status) = status(&held).transpose()
             && !visit(held, status)
         {
             return Ok(());
