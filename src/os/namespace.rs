@@ -8,7 +8,7 @@ use super::{
 };
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx},
     io::Errno,
     mount::{
         MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
@@ -156,6 +156,23 @@ impl Tree {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
         let stat = statx(&self.mount, "", flags, StatxFlags::BASIC_STATS);
         stat.and_then(|stat| nfs::number_of_living(&stat)).at("look at", "the share's directory")
+    }
+
+    /// The number of its superblock, as mountinfo shows it.
+    pub fn device(&self) -> Result<u64> {
+        let stat = self.known(StatxFlags::BASIC_STATS)?;
+        Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
+    }
+
+    /// Its id, as mountinfo shows it; it keeps it wherever it is put.
+    pub fn id(&self) -> Result<u64> {
+        self.known(StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id)
+    }
+
+    /// What the kernel knows without the server.
+    fn known(&self, what: StatxFlags) -> Result<Statx> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        statx(&self.mount, "", flags, what).at("look at", "the share's directory")
     }
 
     /// Puts it on `target` in another namespace, in which this process is from then on. So a mount that comes

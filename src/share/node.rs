@@ -93,6 +93,8 @@ pub struct Staged {
     pub version: Option<Version>,
     /// The inode number of its root.
     pub fileid: u64,
+    /// The mount's id, as mountinfo shows it.
+    pub id: u64,
 }
 
 /// What asking a mount came to.
@@ -179,9 +181,18 @@ impl Children {
         };
         let role = Role::Mount { what, below, target: target.clone(), attributes, fileid };
         match self.ask(server, &role, limit)? {
-            Some(Done::Mounted { version, fileid }) => Ok(Staged { version, fileid }),
+            Some(Done::Mounted { version, fileid, id }) => Ok(Staged { version, fileid, id }),
             Some(_) => Err(odd()),
             None => Err(late()),
+        }
+    }
+
+    /// The device number that mounts of this have: the superblock that the kernel keeps for it, or a new one.
+    pub fn device(&self, server: &str, what: What) -> Result<Looked<u64>> {
+        match self.ask(server, &Role::Find { what }, self.patience.mounting)? {
+            Some(Done::Device(device)) => Ok(Looked::Answer(device)),
+            Some(_) => Err(odd()),
+            None => Ok(Looked::Stuck),
         }
     }
 

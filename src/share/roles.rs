@@ -35,6 +35,7 @@ pub(super) fn play(role: Role, socket: &UnixStream) -> Result<()> {
         Role::Mount { what, below, target, attributes, fileid } => {
             mount_on_host(&what, &below, &target, attributes, fileid)
         }
+        Role::Find { what } => device(&what),
         Role::Bind { source, target, attributes, fileid } => bind(&source, &target, attributes, fileid),
         Role::Ask { path } => ask(&path).map(Done::Root),
         Role::Figures { path } => space::of(&path)
@@ -90,8 +91,19 @@ fn mount_on_host(
         source => Error::Os { doing: doing(), source },
     })?;
     check_root(fileid, found, target)?;
+    let id = mounted.tree.id().doing(doing)?;
     mounted.tree.hand_over(&host, target).doing(doing)?;
-    Ok(Done::Mounted { version: mounted.version, fileid: found })
+    Ok(Done::Mounted { version: mounted.version, fileid: found, id })
+}
+
+/// The kernel gives a mount the superblock of another one when both are of the same filesystem of the same server, by
+/// whatever address that was reached.
+fn device(what: &What) -> Result<Done> {
+    let doing = || format!("looking for what is mounted of {}", what.name());
+    namespace::isolate().doing(doing)?;
+    mount(what, Path::new(namespace::PLACE), Attributes::default())?;
+    let tree = namespace::subtree(Path::new(""), Attributes::default()).doing(doing)?;
+    tree.device().map(Done::Device).doing(doing)
 }
 
 /// What is mounted in this namespace, with the inode number that the server tells.

@@ -75,6 +75,11 @@ pub enum Role {
         /// What the inode number of its root has to be, if that is known.
         fileid: Option<u64>,
     },
+    /// Mounts where nobody sees it, and tells which superblock that has.
+    Find {
+        /// What.
+        what: What,
+    },
     /// Binds what is mounted at one path of the host on another one, once the server has told its attributes.
     Bind {
         /// What is mounted.
@@ -129,7 +134,11 @@ pub enum Done {
         version: Option<Version>,
         /// The inode number of what was mounted.
         fileid: u64,
+        /// The mount's id, as mountinfo shows it.
+        id: u64,
     },
+    /// The device number of a mount's superblock.
+    Device(u64),
     /// The inode number of a mount's root, as the server tells it.
     Root(u64),
     /// The figures.

@@ -1,10 +1,13 @@
 //! What a node is asked to mount, and the mounting of it.
 
-use super::{Node, place::Place};
+use super::{
+    Node,
+    place::{Identity, Place},
+};
 use crate::{
     error::{Error, Result},
     os::mount::Attributes,
-    share::{Staged, Staging, client::find, wire::What},
+    share::{Looked, Staged, Staging, client::find, wire::What},
     volume::{
         Access, Capability,
         capability::AccessType,
@@ -112,10 +115,29 @@ impl Node {
         target: &Path,
         attributes: Attributes,
     ) -> Result<Staged> {
-        let data = |version, address| wanted.options.data(version, address, wanted.exclusive);
-        let what: What = find(source, wanted.options.connection(), &self.limits, data)?;
+        let what = self.what(wanted, source)?;
         let below = below.map(|directory| PathBuf::from(directory.as_str())).unwrap_or_default();
         let staging = Staging { what, below, target: target.to_owned(), attributes, fileid: wanted.fileid };
         self.children.mount(&source.server.to_string(), staging)
+    }
+
+    fn what(&self, wanted: &Wanted, source: &Share) -> Result<What> {
+        let data = |version, address| wanted.options.data(version, address, wanted.exclusive);
+        find(source, wanted.options.connection(), &self.limits, data)
+    }
+
+    /// Whether what is mounted at a place is what is wanted. Where names do not tell, the kernel does: it gives the same
+    /// filesystem of the same server the same superblock.
+    pub(super) fn is_of(&self, place: &Place, wanted: &Wanted) -> Result<bool> {
+        match place.identity(&wanted.source) {
+            Identity::Same => return Ok(true),
+            Identity::Other => return Ok(false),
+            Identity::Unclear => {}
+        }
+        let what = self.what(wanted, &wanted.source)?;
+        match self.children.device(&wanted.source.server.to_string(), what)? {
+            Looked::Answer(device) => Ok(device == place.mount.device),
+            Looked::Stuck => Err(super::silent(place)),
+        }
     }
 }

@@ -23,6 +23,15 @@ pub(super) enum At {
     Other,
 }
 
+/// Whether a place is what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    Same,
+    Other,
+    /// The server has another name and another address, and may still be the same one.
+    Unclear,
+}
+
 /// A share that is mounted at a path.
 pub(super) struct Place {
     pub(super) mount: Mount,
@@ -53,11 +62,24 @@ impl Place {
         }
     }
 
-    /// Whether it is the same directory of the same server. Where the kernel shares a superblock, it may go on calling
-    /// the server by the name that it heard first.
-    pub(super) fn is_of(&self, wanted: &Share) -> bool {
-        let Some(share) = self.share.as_ref().filter(|share| share.path == wanted.path) else { return false };
-        share.server == wanted.server || self.has_address_of(&wanted.server)
+    /// Whether it is the same directory of the same server.
+    pub(super) fn identity(&self, wanted: &Share) -> Identity {
+        let Some(share) = self.share.as_ref().filter(|share| share.path == wanted.path) else {
+            return Identity::Other;
+        };
+        if share.server == wanted.server || self.has_address_of(&wanted.server) {
+            Identity::Same
+        } else if self.may_be_called_otherwise() {
+            Identity::Unclear
+        } else {
+            Identity::Other
+        }
+    }
+
+    /// Where the kernel shares a superblock, it goes on calling the server as it was called first; and a server of
+    /// version 4 that is reached by two addresses is one for it (RFC 8881, 2.10.5: trunking).
+    fn may_be_called_otherwise(&self) -> bool {
+        self.mount.fstype == "nfs4" && !self.has_own_superblock()
     }
 
     fn has_address_of(&self, server: &Server) -> bool {
@@ -82,7 +104,11 @@ impl Place {
         };
         let Some(mine) = &self.share else { return false };
         let same_server = match share.server.address() {
-            Some(address) => mine.server == share.server || self.address() == Some(address),
+            Some(address) => {
+                mine.server == share.server
+                    || self.address() == Some(address)
+                    || self.may_be_called_otherwise()
+            }
             None => true,
         };
         let below = mine.path.as_str().strip_prefix(share.path.as_str().trim_end_matches('/'));
@@ -148,33 +174,43 @@ mod tests {
         .unwrap()
     }
 
+    fn of_version_3(mut place: Place) -> Place {
+        place.mount.fstype = "nfs".into();
+        place
+    }
+
     #[test]
     fn a_mount_is_recognised_by_its_source() {
-        let mounted = place("192.0.2.1:/data/a", "rw,nosharecache,addr=192.0.2.1");
-        assert!(mounted.is_of(&Share::parse("192.0.2.1:/data/a").unwrap()));
-        assert!(!mounted.is_of(&Share::parse("192.0.2.1:/data/b").unwrap()));
-        assert!(!mounted.is_of(&Share::parse("192.0.2.2:/data/a").unwrap()));
-        assert!(mounted.has_own_superblock());
-        assert_eq!(group_of(&mounted.mount), Some("7"));
+        let mounted = || place("192.0.2.1:/data/a", "rw,addr=192.0.2.1");
+        let own = place("192.0.2.1:/data/a", "rw,nosharecache,addr=192.0.2.1");
+        assert!(own.has_own_superblock() && !mounted().has_own_superblock());
+        for (wanted, shared, alone) in [
+            ("192.0.2.1:/data/a", Identity::Same, Identity::Same),
+            ("192.0.2.1:/data/b", Identity::Other, Identity::Other),
+            ("192.0.2.2:/data/a", Identity::Unclear, Identity::Other),
+            ("[fd00::1]:/data/a", Identity::Unclear, Identity::Other),
+        ] {
+            let wanted = Share::parse(wanted).unwrap();
+            assert_eq!(mounted().identity(&wanted), shared, "{wanted}");
+            assert_eq!(own.identity(&wanted), alone, "{wanted}");
+            assert_eq!(of_version_3(mounted()).identity(&wanted), alone, "{wanted}");
+        }
+        assert_eq!(group_of(&own.mount), Some("7"));
         let named = place("nas:/data/a", "rw,addr=192.0.2.1");
-        assert!(
-            named.is_of(&Share::parse("192.0.2.1:/data/a").unwrap()),
-            "the kernel has heard the name first"
-        );
-        assert!(!named.has_own_superblock());
+        let address = Share::parse("192.0.2.1:/data/a").unwrap();
+        assert_eq!(named.identity(&address), Identity::Same, "the kernel has heard the name first");
         assert_eq!(place("[fd00::1]:/data", "rw").server(), "fd00::1");
         assert_eq!(place("odd", "rw").server(), "odd");
     }
 
     #[test]
     fn an_id_must_not_say_otherwise() {
-        let mounted = place("nas:/data/pvc-1", "rw,addr=192.0.2.1");
+        let mounted = || place("nas:/data/pvc-1", "rw,addr=192.0.2.1");
         let ours = |share: &str| format!("nfs-b5YZ_4uG0BG0LQDAT8lk_w#{share}");
         for (id, expected) in [
             (ours("nas#/data"), true),
             (ours("other#/data"), true),
             (ours("192.0.2.1#/data"), true),
-            (ours("192.0.2.2#/data"), false),
             (ours("nas#/"), true),
             (ours("nas#/dat"), false),
             (ours("nas#/else"), false),
@@ -183,7 +219,11 @@ mod tests {
             ("nas#data#pvc-2#x#".into(), false),
             ("local-6f9619ff-8b86-d011-b42d-00c04fc964ff.n".into(), false),
         ] {
-            assert_eq!(mounted.may_be(&id), expected, "{id}");
+            assert_eq!(mounted().may_be(&id), expected, "{id}");
+            assert_eq!(of_version_3(mounted()).may_be(&id), expected, "{id}");
         }
+        let other_address = ours("192.0.2.2#/data");
+        assert!(mounted().may_be(&other_address), "version 4 may have found that it is the same server");
+        assert!(!of_version_3(mounted()).may_be(&other_address));
     }
 }

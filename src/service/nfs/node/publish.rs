@@ -106,7 +106,7 @@ impl Node {
     fn staged(&self, order: &Order<'_>) -> Result<Box<Place>> {
         let At::Share(place) = Place::at(order.staging)? else { return Err(not_staged(order.request)) };
         let ours = match &order.wanted {
-            Some(wanted) => place.is_of(&wanted.source),
+            Some(wanted) => self.is_of(&place, wanted)?,
             None => place.may_be(&order.request.id),
         };
         if ours { Ok(place) } else { Err(not_staged(order.request)) }
@@ -134,8 +134,8 @@ impl Node {
         // It is staged read-only only where the access mode says so.
         let attributes = wanted.options.attributes(order.request.capability.mode.is_read_only());
         self.take_stale_away(id, &staged)?;
-        self.mount(wanted, order.staging, attributes)?;
-        self.prove(wanted, order.staging, attributes)
+        let staged = self.mount(wanted, order.staging, attributes)?;
+        self.prove(staged, order.staging, attributes)
     }
 
     /// A final error is only given when nothing of the attempt is left (design invariant 6).

@@ -3,6 +3,7 @@
 use super::{
     At, Node, Place, is_stale,
     mounting::{Wanted, check_attributes, differs},
+    place::Identity,
     silent,
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         stage::{Stage, Unstage, occupied},
         target::TargetPath,
     },
-    share::{Looked, Unmounting},
+    share::{Looked, Staged, Unmounting},
     volume::nfs::Context,
 };
 use std::path::Path;
@@ -33,9 +34,9 @@ impl Node {
             At::Nothing => require_directory(staging)?,
         }
         self.refuse_second_place(&wanted, staging)?;
-        self.mount(&wanted, staging, attributes)?;
+        let staged = self.mount(&wanted, staging, attributes)?;
         failpoint!("share-node.mounted");
-        self.prove(&wanted, staging, attributes)?;
+        self.prove(staged, staging, attributes)?;
         self.notes.forget(&request.id);
         Ok(())
     }
@@ -43,7 +44,7 @@ impl Node {
     /// Whether what is mounted at the staging path will do; `false`: it had to be taken away.
     fn is_good(&self, id: &str, place: &Place, wanted: &Wanted, attributes: Attributes) -> Result<bool> {
         let point = &place.mount.point;
-        if !place.is_of(&wanted.source) {
+        if !self.is_of(place, wanted)? {
             return Err(occupied(point));
         }
         check_attributes(place, attributes)?;
@@ -80,7 +81,9 @@ impl Node {
         }
         let all = mountinfo::read().doing(|| format!("looking for mounts of {}", wanted.source))?;
         let places = all.into_iter().filter_map(Place::of);
-        for place in places.filter(|place| place.has_own_superblock() && place.is_of(&wanted.source)) {
+        let same =
+            |place: &Place| place.has_own_superblock() && place.identity(&wanted.source) == Identity::Same;
+        for place in places.filter(same) {
             let point = &place.mount.point;
             // What is left of a mount that was stale is nobody's.
             let gone = self.children.root(&place.server(), point).is_err_and(|error| is_stale(&error));
@@ -96,13 +99,16 @@ impl Node {
     }
 
     /// The postcondition; where it fails, the mount that was just made goes again.
-    pub(super) fn prove(&self, wanted: &Wanted, staging: &Path, attributes: Attributes) -> Result<()> {
-        let vanished =
-            || Error::Busy(format!("{} is not the mount that was just made; try again", staging.display()));
-        let At::Share(place) = Place::at(staging)? else { return Err(vanished()) };
-        if !place.is_of(&wanted.source) {
-            return Err(vanished());
-        }
+    pub(super) fn prove(&self, staged: Staged, staging: &Path, attributes: Attributes) -> Result<()> {
+        let place = match Place::at(staging)? {
+            At::Share(place) if place.mount.id == staged.id => place,
+            _ => {
+                return Err(Error::Busy(format!(
+                    "{} is not the mount that was just made; try again",
+                    staging.display()
+                )));
+            }
+        };
         check_attributes(&place, attributes).map_err(|error| {
             match self.children.unmount(&place.server(), &Unmounting::of(staging, false)) {
                 Ok(_) => error,
