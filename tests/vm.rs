@@ -11,6 +11,8 @@ mod crash;
 mod dead;
 #[path = "vm/drill.rs"]
 mod drill;
+#[path = "vm/ends.rs"]
+mod ends;
 #[path = "vm/export.rs"]
 mod export;
 #[path = "vm/growth.rs"]

@@ -175,10 +175,8 @@ impl Tree {
         statx(&self.mount, "", flags, what).at("look at", "the share's directory")
     }
 
-    /// Puts it on `target` in another namespace, in which this process is from then on. So a mount that comes
-    /// late, after its child was given up, appears nowhere.
-    pub fn hand_over(self, host: &Namespace, target: &Path) -> Result<()> {
-        host.enter()?;
+    /// Puts it on `target` in the namespace in which this process is now.
+    pub fn attach(self, target: &Path) -> Result<()> {
         let to = mount::place(target)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.mount, "", to.as_fd(), "", flags).at("mount on", target)

@@ -71,6 +71,8 @@ pub struct Staging {
     pub attributes: Attributes,
     /// What the inode number of its root has to be, if that is known.
     pub fileid: Option<u64>,
+    /// The id of the mount there that it replaces. Its users keep that.
+    pub instead_of: Option<u64>,
 }
 
 /// A second place that is wanted for what is mounted.
@@ -171,7 +173,7 @@ impl Children {
     /// Mounts. An error leaves no mount behind, but for one: when the limit passes in the moment in which the
     /// mount is put on its place, it may be there. The caller looks before it repeats.
     pub fn mount(&self, server: &str, staging: Staging) -> Result<Staged> {
-        let Staging { what, below, target, attributes, fileid } = staging;
+        let Staging { what, below, target, attributes, fileid, instead_of } = staging;
         let limit = self.patience.mounting;
         let late = || {
             Error::Unavailable(format!(
@@ -179,7 +181,7 @@ impl Children {
                 target.display()
             ))
         };
-        let role = Role::Mount { what, below, target: target.clone(), attributes, fileid };
+        let role = Role::Mount { what, below, target: target.clone(), attributes, fileid, instead_of };
         match self.ask(server, &role, limit)? {
             Some(Done::Mounted { version, fileid, id }) => Ok(Staged { version, fileid, id }),
             Some(_) => Err(odd()),

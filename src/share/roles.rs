@@ -11,8 +11,9 @@ use crate::{
     os::{
         self,
         mount::{self, Attributes},
+        mountinfo,
         namespace::{self, Forced, Namespace, Tree},
-        nfs::{self, Version},
+        nfs::{self, FILESYSTEMS, Version},
         space,
     },
 };
@@ -32,8 +33,9 @@ const FORCING: Duration = Duration::from_secs(10);
 pub(super) fn play(role: Role, socket: &UnixStream) -> Result<()> {
     let outcome = match role {
         Role::Force { process } => return force(process, socket),
-        Role::Mount { what, below, target, attributes, fileid } => {
-            mount_on_host(&what, &below, &target, attributes, fileid)
+        Role::Mount { what, below, target, attributes, fileid, instead_of } => {
+            let made = mount_out_of_sight(&what, &below, &target, attributes, fileid);
+            made.and_then(|made| made.appear(&target, instead_of))
         }
         Role::Find { what } => device(&what),
         Role::Bind { source, target, attributes, fileid } => bind(&source, &target, attributes, fileid),
@@ -64,26 +66,36 @@ pub(super) fn mount(what: &What, target: &Path, attributes: Attributes) -> Resul
     }
 }
 
-/// First where nobody sees it, then in one step on its place: a mount that comes after this child was given up
-/// appears nowhere.
-fn mount_on_host(
+/// A good mount that is nowhere yet: one that comes after this child was given up appears nowhere.
+struct Made {
+    host: Namespace,
+    version: Option<Version>,
+    tree: Tree,
+    fileid: u64,
+}
+
+fn mount_out_of_sight(
     what: &What,
     below: &Path,
     target: &Path,
     attributes: Attributes,
     fileid: Option<u64>,
-) -> Result<Done> {
+) -> Result<Made> {
     let doing = || format!("mounting on {}", target.display());
     let host = Namespace::current().doing(doing)?;
     namespace::isolate().doing(doing)?;
-    let mut mounted = mounted(what, below, attributes, doing)?;
-    // A superblock that other mounts use remembers for up to a minute what was there before.
-    let as_wanted = |found| fileid.is_none_or(|fileid| fileid == found);
-    if !mounted.fileid.as_ref().is_ok_and(|found| as_wanted(*found)) {
-        look_again(what, mounted.tree);
-        mounted = self::mounted(what, below, attributes, doing)?;
+    let mut first = mounted(what, below, attributes, doing);
+    // A superblock that other mounts use remembers for up to a minute what was there before, and what was not.
+    let is_wanted = |found: &u64| fileid.is_none_or(|fileid| fileid == *found);
+    if match &first {
+        Ok(mounted) => !mounted.fileid.as_ref().is_ok_and(is_wanted),
+        Err(error) => matches!(error, Error::NotFound(_)),
+    } {
+        look_again(what, first.ok());
+        first = mounted(what, below, attributes, doing);
     }
-    let found = mounted.fileid.map_err(|error| match error {
+    let Mounted { version, tree, fileid: found } = first?;
+    let found = found.map_err(|error| match error {
         error if error.is_stale() => Error::Unavailable(format!(
             "the server no longer has what this node remembers of {}: repeat in a minute",
             target.display()
@@ -91,9 +103,38 @@ fn mount_on_host(
         source => Error::Os { doing: doing(), source },
     })?;
     check_root(fileid, found, target)?;
-    let id = mounted.tree.id().doing(doing)?;
-    mounted.tree.hand_over(&host, target).doing(doing)?;
-    Ok(Done::Mounted { version: mounted.version, fileid: found, id })
+    Ok(Made { host, version, tree, fileid: found })
+}
+
+impl Made {
+    /// On its place, in one step. What it is put there instead of goes in the step before: between the two nothing is
+    /// asked of a server.
+    fn appear(self, target: &Path, instead_of: Option<u64>) -> Result<Done> {
+        let doing = || format!("mounting on {}", target.display());
+        let Self { host, version, tree, fileid } = self;
+        let id = tree.id().doing(doing)?;
+        host.enter().doing(doing)?;
+        if let Some(old) = instead_of {
+            take_away(target, old)?;
+        }
+        tree.attach(target).doing(doing)?;
+        Ok(Done::Mounted { version, fileid, id })
+    }
+}
+
+/// Its users keep it.
+fn take_away(target: &Path, id: u64) -> Result<()> {
+    let doing = || format!("taking the mount on {} away", target.display());
+    match mountinfo::named(target).doing(doing)? {
+        Some(mount) if mount.id == id => {
+            namespace::unmount_lazily(target, &FILESYSTEMS.map(str::to_owned)).doing(doing)
+        }
+        Some(_) => Err(Error::Busy(format!(
+            "something else has just been mounted on {}; repeat the request",
+            target.display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The kernel gives a mount the superblock of another one when both are of the same filesystem of the same server, by
@@ -123,15 +164,17 @@ fn mounted(what: &What, below: &Path, attributes: Attributes, doing: impl Fn() -
 
 /// Lets go of a mount, and has the directory above it asked of the server: if that has changed, the kernel forgets
 /// which directories it has known there. Where that fails the next mount is as this one.
-fn look_again(what: &What, tree: Tree) {
-    drop(tree);
+fn look_again(what: &What, mounted: Option<Mounted>) {
     let place = Path::new(namespace::PLACE);
     let let_go = || {
         if let Err(error) = mount::unmount(place) {
             tracing::warn!(%error, "a mount that nobody sees stays until this child ends");
         }
     };
-    let_go();
+    if let Some(Mounted { tree, .. }) = mounted {
+        drop(tree);
+        let_go();
+    }
     let Some(above) = above(what) else { return };
     if mount(&above, place, Attributes::default()).is_ok() {
         if let Err(error) = nfs::ask(place) {

@@ -74,6 +74,8 @@ pub enum Role {
         attributes: Attributes,
         /// What the inode number of its root has to be, if that is known.
         fileid: Option<u64>,
+        /// The id of the mount there that has to go first, once the new one is known to be good.
+        instead_of: Option<u64>,
     },
     /// Mounts where nobody sees it, and tells which superblock that has.
     Find {

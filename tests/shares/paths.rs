@@ -56,6 +56,7 @@ fn disk(disk: &Disk, below: &str, target: &Path) -> Staging {
         target: target.to_owned(),
         attributes: Attributes { nosuid: true, nodev: true, read_only: true, ..Attributes::default() },
         fileid: None,
+        instead_of: None,
     }
 }
 
@@ -125,7 +126,14 @@ fn a_mount_in_use_is_taken_away_lazily_where_that_is_allowed() {
 /// A mount of a server that can fall silent.
 fn remote(server: &Server, target: &Path) -> Staging {
     let (below, attributes) = (PathBuf::new(), Attributes::default());
-    Staging { what: server.what(), below, target: target.to_owned(), attributes, fileid: None }
+    Staging {
+        what: server.what(),
+        below,
+        target: target.to_owned(),
+        attributes,
+        fileid: None,
+        instead_of: None,
+    }
 }
 
 #[test]

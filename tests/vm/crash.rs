@@ -399,18 +399,18 @@ fn is_wanted(description: &str) -> bool {
     env::var("WHARF_CRASH_SHARE").map_or(true, |wanted| description.starts_with(&*wanted))
 }
 
-/// Every point in the protocol on a share.
-fn in_source() -> BTreeSet<String> {
-    let (mut found, mut rest) =
-        (BTreeSet::new(), vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/share")]);
+/// Every point below a directory of the source whose name begins so.
+pub fn in_source(below: &str, beginning: &str) -> BTreeSet<String> {
+    let (mut found, mut rest) = (BTreeSet::new(), vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(below)]);
+    let call = format!("failpoint!(\"{beginning}");
     while let Some(path) = rest.pop() {
         if path.is_dir() {
             rest.extend(fs::read_dir(&path).unwrap().flatten().map(|entry| entry.path()));
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
-        let points = text.split("failpoint!(\"share.").skip(1);
-        found.extend(points.map(|rest| format!("share.{}", rest.split('"').next().unwrap())));
+        let points = text.split(&call).skip(1);
+        found.extend(points.map(|rest| format!("{beginning}{}", rest.split('"').next().unwrap())));
     }
     found
 }
@@ -421,7 +421,7 @@ fn an_end_at_every_point_leaves_no_trace() {
     let _alone = alone();
     let full = is_full();
     let only = env::var("WHARF_CRASH_SHARE").is_ok();
-    let (deal, points) = (Deal::new().choose("share", SHARE), in_source());
+    let (deal, points) = (Deal::new().choose("share", SHARE), in_source("src/share", "share."));
     let mut due: BTreeSet<_> = points.iter().skip(deal).step_by(SHARE).cloned().collect();
     let (mut struck, mut failures) = (BTreeSet::new(), Vec::new());
     let mut cases = 0;

@@ -80,9 +80,27 @@ pub(super) fn differs(place: &Place, option: &str) -> Error {
 }
 
 impl Node {
-    /// Mounts on an existing directory. An error leaves nothing mounted, unless it is that no answer came in time.
-    pub(super) fn mount(&self, wanted: &Wanted, target: &Path, attributes: Attributes) -> Result<Staged> {
-        let refused = match self.mount_from(wanted, &wanted.source, None, target, attributes) {
+    /// Mounts on an existing directory. An error leaves there what was, unless it is that no answer came in time.
+    pub(super) fn mount(
+        &self,
+        wanted: &Wanted,
+        target: &Path,
+        attributes: Attributes,
+        instead_of: Option<u64>,
+    ) -> Result<Staged> {
+        let staging = |what, below: Option<&Directory>| Staging {
+            what,
+            below: below.map(|directory| PathBuf::from(directory.as_str())).unwrap_or_default(),
+            target: target.to_owned(),
+            attributes,
+            fileid: wanted.fileid,
+            instead_of,
+        };
+        let from = |source: &Share, below| {
+            let what = self.what(wanted, source)?;
+            self.children.mount(&source.server.to_string(), staging(what, below))
+        };
+        let refused = match from(&wanted.source, None) {
             // Servers of version 3 may export the share and nothing below it.
             Err(error @ (Error::Forbidden(_) | Error::NotFound(_)))
                 if wanted.options.connection().version == Some(Version::V3) =>
@@ -92,8 +110,7 @@ impl Node {
             outcome => return outcome,
         };
         let Some(directory) = &wanted.directory else { return Err(refused) };
-        let below = self.mount_from(wanted, &wanted.share, Some(directory), target, attributes);
-        below.map_err(|error| match &error {
+        from(&wanted.share, Some(directory)).map_err(|error| match &error {
             // It is the directory that is missing, which the first answer names.
             Error::Os { source, .. } if source.is_not_found() => refused,
             Error::Os { source, .. } if source.is_symlink() || source.is_elsewhere() => {
@@ -105,20 +122,6 @@ impl Node {
             }
             _ => error,
         })
-    }
-
-    fn mount_from(
-        &self,
-        wanted: &Wanted,
-        source: &Share,
-        below: Option<&Directory>,
-        target: &Path,
-        attributes: Attributes,
-    ) -> Result<Staged> {
-        let what = self.what(wanted, source)?;
-        let below = below.map(|directory| PathBuf::from(directory.as_str())).unwrap_or_default();
-        let staging = Staging { what, below, target: target.to_owned(), attributes, fileid: wanted.fileid };
-        self.children.mount(&source.server.to_string(), staging)
     }
 
     fn what(&self, wanted: &Wanted, source: &Share) -> Result<What> {

@@ -133,9 +133,7 @@ impl Node {
         };
         // It is staged read-only only where the access mode says so.
         let attributes = wanted.options.attributes(order.request.capability.mode.is_read_only());
-        self.take_stale_away(id, &staged)?;
-        let staged = self.mount(wanted, order.staging, attributes)?;
-        self.prove(staged, order.staging, attributes)
+        self.mount_and_prove(id, wanted, order.staging, attributes, Some(&staged))
     }
 
     /// A final error is only given when nothing of the attempt is left (design invariant 6).

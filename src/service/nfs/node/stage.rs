@@ -27,22 +27,40 @@ impl Node {
         let wanted = Wanted::new(context, &request.capability, &request.secret_options)?;
         let attributes = wanted.options.attributes(request.capability.mode.is_read_only());
         let _busy = self.busy(&request.id)?;
-        match Place::at(staging)? {
+        let stale = match Place::at(staging)? {
             At::Other => return Err(occupied(staging)),
-            At::Share(place) if self.is_good(&request.id, &place, &wanted, attributes)? => return Ok(()),
-            At::Share(_) => {}
-            At::Nothing => require_directory(staging)?,
-        }
+            At::Share(place) if self.is_good(&place, &wanted, attributes)? => return Ok(()),
+            At::Share(place) => Some(place),
+            At::Nothing => {
+                require_directory(staging)?;
+                None
+            }
+        };
         self.refuse_second_place(&wanted, staging)?;
-        let staged = self.mount(&wanted, staging, attributes)?;
-        failpoint!("share-node.mounted");
-        self.prove(staged, staging, attributes)?;
+        self.mount_and_prove(&request.id, &wanted, staging, attributes, stale.as_deref())?;
         self.notes.forget(&request.id);
         Ok(())
     }
 
-    /// Whether what is mounted at the staging path will do; `false`: it had to be taken away.
-    fn is_good(&self, id: &str, place: &Place, wanted: &Wanted, attributes: Attributes) -> Result<bool> {
+    /// What is stale goes only when the new mount is there to take its place: nobody stages what Publish finds missing.
+    pub(super) fn mount_and_prove(
+        &self,
+        id: &str,
+        wanted: &Wanted,
+        staging: &Path,
+        attributes: Attributes,
+        stale: Option<&Place>,
+    ) -> Result<()> {
+        if stale.is_some() {
+            tell_stale(id, staging);
+        }
+        let staged = self.mount(wanted, staging, attributes, stale.map(|place| place.mount.id))?;
+        failpoint!("share-node.mounted");
+        self.prove(staged, staging, attributes)
+    }
+
+    /// Whether what is mounted at the staging path will do; `false`: the server no longer has it.
+    fn is_good(&self, place: &Place, wanted: &Wanted, attributes: Attributes) -> Result<bool> {
         let point = &place.mount.point;
         if !self.is_of(place, wanted)? {
             return Err(occupied(point));
@@ -59,7 +77,7 @@ impl Node {
                 point.display()
             ))),
             Ok(Looked::Stuck) => Err(silent(place)),
-            Err(error) if is_stale(&error) => self.take_stale_away(id, place).map(|()| false),
+            Err(error) if is_stale(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -67,7 +85,7 @@ impl Node {
     /// The server has no longer what is mounted there, so whatever uses it fails already.
     pub(super) fn take_stale_away(&self, id: &str, place: &Place) -> Result<()> {
         let point = &place.mount.point;
-        tracing::warn!(volume = id, path = %point.display(), "the server no longer has what is mounted: it is mounted anew");
+        tell_stale(id, point);
         let way = self.children.unmount(&place.server(), &Unmounting::of(point, false))?;
         self.notes.unmounted(id, place, way);
         failpoint!("share-node.stale-unmounted");
@@ -99,7 +117,7 @@ impl Node {
     }
 
     /// The postcondition; where it fails, the mount that was just made goes again.
-    pub(super) fn prove(&self, staged: Staged, staging: &Path, attributes: Attributes) -> Result<()> {
+    fn prove(&self, staged: Staged, staging: &Path, attributes: Attributes) -> Result<()> {
         let place = match Place::at(staging)? {
             At::Share(place) if place.mount.id == staged.id => place,
             _ => {
@@ -155,6 +173,10 @@ impl Node {
             At::Share(_) | At::Other => Err(stranger()),
         }
     }
+}
+
+fn tell_stale(id: &str, path: &Path) {
+    tracing::warn!(volume = id, path = %path.display(), "the server no longer has what is mounted: it is mounted anew");
 }
 
 fn require_directory(staging: &Path) -> Result<()> {
