@@ -87,7 +87,10 @@ impl Directory {
         let mode = Mode::RUSR | Mode::WUSR;
         let mut file =
             rustix::fs::openat(&self.file, name, flags, mode).map(File::from).at("write", &path)?;
-        file.write_all(bytes).and_then(|()| settle(&file)).at("write", path)
+        file.write_all(bytes).at("write", &path)?;
+        // Only the stores of shares write so.
+        crate::failpoint!("share.file-written");
+        settle(&file).at("write", path)
     }
 
     /// Reads a regular file of at most `limit` bytes; `None`: nothing is there.

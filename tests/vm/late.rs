@@ -7,7 +7,7 @@ use crate::{
     support::{
         co::{Mode, Spec, csi},
         eventually,
-        host::{attempt, run},
+        host::run,
     },
 };
 use std::{
@@ -18,6 +18,7 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use tonic::Status;
+use wharf::volume::{Key, Name};
 
 /// What an operation on a share may take, and the end of the helper that hangs in it.
 const BOUND: Duration = Duration::from_secs(35);
@@ -58,49 +59,79 @@ fn assert_unknown((answer, elapsed): (Answer, Duration), what: &str) {
     assert!(answer.is_err() && elapsed < BOUND, "{what}: {answer:?} after {elapsed:?}");
 }
 
-/// The way to the server is slow, until this is dropped.
-struct Slow;
+/// A failpoint that a test arms while the driver runs.
+struct Arming(tempfile::TempDir);
 
-impl Drop for Slow {
-    fn drop(&mut self) {
-        let _ = attempt("tc", "qdisc del dev wharf-d root".split(' '));
+impl Arming {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("armed"), "").unwrap();
+        Self(directory)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("armed")
+    }
+
+    /// Has this creation stand still when a record is written but not on the server's disk, stops the server, and lets it
+    /// go on: into fsync(2). Gives the helper that waits there.
+    fn stop_in_fsync(
+        &self,
+        world: &World,
+        creation: &Work,
+    ) -> (JoinHandle<(Answer, Duration)>, Dead, String) {
+        fs::write(self.path(), "share.file-written=stop").unwrap();
+        let running = begun(world, creation.clone());
+        let mut stopped = Vec::new();
+        eventually("a helper stands still", 60, || {
+            stopped = helpers_in("T");
+            !stopped.is_empty()
+        });
+        let (dead, helper) = (Dead::new(Kind::Frozen), stopped.remove(0));
+        run("kill", ["-CONT", &*helper]);
+        eventually("it waits in fsync", 20, || is_in_fsync(&helper));
+        (running, dead, helper)
     }
 }
 
-/// Each request is slow, so the server stops soon after the record's file was made: in what fsync(2) waits for, or, where
-/// freezing took longer than that, in the step that follows. What was hit is printed.
 #[test]
 fn a_server_stops_in_a_records_fsync() {
     required();
     let _alone = alone();
     let name = "late-fsync";
     let corner = Corner::new(D, "xfs", name);
-    let world = World::with(name, &[], &[]);
+    let arming = Arming::new();
+    let world = World::with(name, &[], &[("WHARF_FAILPOINT_FILE", arming.path().to_str().unwrap())]);
     let first = world.create(Some(D), &["first".into()]);
-    let tmp = D.inside("xfs").join(".wharf/tmp");
-    run("modprobe", ["sch_netem"]);
-    run("tc", "qdisc add dev wharf-d root netem delay 900ms".split(' '));
-    let slow = Slow;
     let creation = world.creation(Some(D), "second");
-    let running = begun(&world, creation.clone());
-    let mut found = None;
-    eventually("the record's file is there", 60, || {
-        found = entries(&tmp).iter().flat_map(|draft| entries(draft)).next();
-        found.is_some()
-    });
-    let dead = Dead::new(Kind::Frozen);
-    drop(slow);
-    let written = fs::metadata(found.unwrap()).map_or(0, |record| record.len());
-    println!("late: frozen with {written} bytes of the record written");
+    let (running, dead, helper) = arming.stop_in_fsync(&world, &creation);
     assert_unknown(world.runtime.block_on(running).unwrap(), "CreateVolume");
+    eventually("it was released and is gone", 20, || is_gone(&helper));
     drop(dead);
     let made = world.all(&[creation]).remove(0).unwrap();
     assert!(corner.0.join("second").is_dir());
     let second = world.volume(made, world.class(Some(D), "second"), "second");
     world.all(&[Work::Delete(second), Work::Delete(first[0].clone())]);
-    eventually("nothing is left in tmp", 90, || {
-        entries(&tmp).iter().all(|left| left.extension().is_some_and(|end| end == "alive"))
-    });
+    // Other tests' drivers leave theirs there.
+    let key = Key::of(&Name::new(format!("{name}-second")).unwrap()).to_string();
+    let tmp = D.inside("xfs").join(".wharf/tmp");
+    let is_its = |left: &PathBuf| left.file_name().unwrap().to_str().unwrap().starts_with(&key);
+    let left = || entries(&tmp).into_iter().filter(is_its).collect::<Vec<_>>();
+    let begin = Instant::now();
+    while !left().is_empty() {
+        let log = || world.driver.log();
+        assert!(begin.elapsed() < Duration::from_secs(90), "{:?} is left in tmp\n{}", left(), log());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// One of its threads is in that system call: proc_pid_syscall(5).
+fn is_in_fsync(pid: &str) -> bool {
+    let threads = entries(&Path::new("/proc").join(pid).join("task"));
+    let number = format!("{} ", libc::SYS_fsync);
+    threads
+        .iter()
+        .any(|thread| fs::read_to_string(thread.join("syscall")).is_ok_and(|call| call.starts_with(&number)))
 }
 
 #[test]
@@ -240,17 +271,23 @@ fn is_gone(pid: &str) -> bool {
     states.iter().filter_map(|task| fs::read_to_string(task.join("stat")).ok()).all(|it| it.contains(") Z "))
 }
 
-/// Children of a driver that hang.
-fn helpers_that_wait() -> usize {
+/// Children of a driver of which a thread is in this state: proc_pid_stat(5).
+fn helpers_in(state: &str) -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let waits = |process: &PathBuf| {
+    let wanted = format!(") {state} ");
+    let is_one = |process: &PathBuf| {
         let threads = entries(&process.join("task"));
         fs::read(process.join("cmdline")).is_ok_and(|line| line.ends_with(b"share-helper\0"))
-            && threads
-                .iter()
-                .any(|thread| fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") D ")))
+            && threads.iter().any(|thread| {
+                fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(&wanted))
+            })
     };
-    processes.filter(waits).count()
+    let pid = |process: PathBuf| process.file_name().unwrap().to_str().unwrap().to_owned();
+    processes.filter(is_one).map(pid).collect()
+}
+
+fn helpers_that_wait() -> usize {
+    helpers_in("D").len()
 }
 
 /// A driver's container ends while the server is silent, and another one is started.
@@ -261,16 +298,21 @@ fn a_container_is_killed_beside_a_dead_server() {
     let name = "late-container";
     let (corner, _other) = (Corner::new(D, "xfs", name), Corner::new(A, "xfs", name));
     let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let mut first = World::with(name, &container, &[]);
+    let arming = Arming::new();
+    let mut first =
+        World::with(name, &container, &[("WHARF_FAILPOINT_FILE", arming.path().to_str().unwrap())]);
     let before = first.create(Some(D), &["before".into()]).remove(0);
-    let dead = Dead::new(Kind::Frozen);
     let creation = first.creation(Some(D), "stuck");
-    let _running = begun(&first, creation.clone());
-    eventually("a helper hangs", 30, || helpers_that_wait() > 0);
+    let (_running, dead, helper) = arming.stop_in_fsync(&first, &creation);
     let old = init_of(&first);
     assert!(!old.is_empty() && !is_gone(&old), "the container's init {old:?}");
     first.driver.kill();
-    println!("late: killed, {} helpers wait, its init is gone: {}", helpers_that_wait(), is_gone(&old));
+    let killed = Instant::now();
+    while !is_gone(&old) && killed.elapsed() < Duration::from_secs(15) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let gone = [&helper, &old].map(|pid| is_gone(pid));
+    println!("late: {:?} after the kill its helper and its init are gone: {gone:?}", killed.elapsed());
 
     let second = World::with(name, &container, &[]);
     let a = second.create(Some(A), &["a".into()]).remove(0);

@@ -14,7 +14,7 @@ use std::{
 
 /// How often all known shares are looked through.
 const ROUND: Duration = Duration::from_secs(3600);
-/// A purge that failed comes again after these; then with the next round.
+/// What failed, or passed something over, comes again after so many seconds; then with the next round.
 const AGAIN: [u64; 4] = [1, 4, 16, 60];
 
 /// Ends when dropped.
@@ -34,15 +34,26 @@ struct Tasks {
 /// By share; the way in which it is reached is the last one.
 #[derive(Debug, Default)]
 struct Waiting {
-    sweeps: BTreeMap<String, At>,
-    purges: BTreeMap<String, (At, usize, Instant)>,
+    due: BTreeMap<String, (Task, Instant)>,
     running: BTreeSet<String>,
     ended: bool,
 }
 
-enum Task {
-    Sweep(At),
-    Purge(At, usize),
+#[derive(Clone, Debug)]
+struct Task {
+    at: At,
+    what: What,
+    /// How often it has been done in vain.
+    tries: usize,
+}
+
+/// The later ones do what the earlier ones do, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    /// What was deleted goes.
+    Purge,
+    /// And what dead controllers left.
+    Sweep,
 }
 
 impl Janitor {
@@ -62,7 +73,7 @@ impl Janitor {
             Ok(_) => {
                 // The sweep may have met this request at work, and left what is its own alone.
                 if self.unsettled().remove(&at.to_string()) {
-                    self.enqueue_sweep(at);
+                    self.enqueue(at, What::Sweep);
                 }
             }
             // Somebody else is at work.
@@ -82,17 +93,16 @@ impl Janitor {
     pub(super) fn sweep(&self, at: &At) {
         // Or by the next request that meets it.
         self.unsettled().insert(at.to_string());
-        self.enqueue_sweep(at);
-    }
-
-    fn enqueue_sweep(&self, at: &At) {
-        self.tasks.lock().sweeps.insert(at.to_string(), at.clone());
-        self.tasks.changed.notify_all();
+        self.enqueue(at, What::Sweep);
     }
 
     /// What was deleted there is purged, soon.
     pub(super) fn purge(&self, at: &At) {
-        self.tasks.lock().purges.insert(at.to_string(), (at.clone(), 0, Instant::now()));
+        self.enqueue(at, What::Purge);
+    }
+
+    fn enqueue(&self, at: &At, what: What) {
+        self.tasks.lock().add(Task { at: at.clone(), what, tries: 0 }, Instant::now());
         self.tasks.changed.notify_all();
     }
 }
@@ -101,6 +111,32 @@ impl Drop for Janitor {
     fn drop(&mut self) {
         self.tasks.lock().ended = true;
         self.tasks.changed.notify_all();
+    }
+}
+
+impl Waiting {
+    /// One for each share, which does what all that were asked for do, as soon as the first of them.
+    fn add(&mut self, task: Task, when: Instant) {
+        match self.due.get_mut(&task.at.to_string()) {
+            Some((there, due)) => {
+                let what = there.what.max(task.what);
+                let tries = there.tries.min(task.tries);
+                (*there, *due) = (Task { what, tries, ..task }, when.min(*due));
+            }
+            None => {
+                self.due.insert(task.at.to_string(), (task, when));
+            }
+        }
+    }
+
+    /// One at a time for each share: a server that hangs keeps one thread.
+    fn take(&mut self, now: Instant) -> Option<Task> {
+        let Self { due, running, .. } = self;
+        let mut idle = due.iter().filter(|(name, (_, when))| *when <= now && !running.contains(*name));
+        let name = idle.next().map(|(name, _)| name.clone())?;
+        let (task, _) = due.remove(&name)?;
+        running.insert(name);
+        Some(task)
     }
 }
 
@@ -121,35 +157,23 @@ impl Tasks {
             if now >= round {
                 round = now + ROUND;
                 let all = known.upgrade().map_or_else(Vec::new, |known| known.all());
-                waiting.sweeps.extend(all.into_iter().map(|at| (at.to_string(), at)));
+                all.into_iter().for_each(|at| waiting.add(Task { at, what: What::Sweep, tries: 0 }, now));
             }
-            let Waiting { sweeps, purges, running, .. } = &mut *waiting;
-            // One at a time for each share: a server that hangs keeps one thread.
-            let due = purges.iter().find(|(name, (.., when))| *when <= now && !running.contains(*name));
-            if let Some(name) = due.map(|(name, _)| name.clone())
-                && let Some((at, tries, _)) = purges.remove(&name)
-            {
-                running.insert(name);
-                return Some(Task::Purge(at, tries));
+            if let Some(task) = waiting.take(now) {
+                return Some(task);
             }
-            if let Some(name) = sweeps.keys().find(|name| !running.contains(*name)).cloned()
-                && let Some(at) = sweeps.remove(&name)
-            {
-                running.insert(name);
-                return Some(Task::Sweep(at));
-            }
-            let next = purges.values().map(|(.., when)| *when).filter(|when| *when > now).min();
+            let next = waiting.due.values().map(|(_, when)| *when).filter(|when| *when > now).min();
             let wait = next.map_or(round, |next| next.min(round)).saturating_duration_since(now);
             waiting = self.changed.wait_timeout(waiting, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn ended(&self, at: &At, again: Option<usize>) {
+    fn ended(&self, task: Task, again: bool) {
         let mut waiting = self.lock();
-        waiting.running.remove(&at.to_string());
-        if let Some(seconds) = again.and_then(|tries| AGAIN.get(tries)) {
-            let next = (at.clone(), again.unwrap_or(0) + 1, Instant::now() + Duration::from_secs(*seconds));
-            waiting.purges.entry(at.to_string()).or_insert(next);
+        waiting.running.remove(&task.at.to_string());
+        if let Some(seconds) = AGAIN.get(task.tries).filter(|_| again) {
+            let tries = task.tries + 1;
+            waiting.add(Task { tries, ..task }, Instant::now() + Duration::from_secs(*seconds));
         }
         self.changed.notify_all();
     }
@@ -157,32 +181,70 @@ impl Tasks {
 
 fn look_after(tasks: &Arc<Tasks>, remote: &Arc<Remote>, known: &Weak<Known>) {
     while let Some(task) = tasks.next(known) {
-        let (theirs, remote) = (Arc::clone(tasks), Arc::clone(remote));
-        let at = match &task {
-            Task::Sweep(at) | Task::Purge(at, _) => at.clone(),
-        };
-        let name = at.clone();
+        let (theirs, remote, mine) = (Arc::clone(tasks), Arc::clone(remote), task.clone());
         let work = move || {
-            let again = match task {
-                Task::Sweep(at) => told(&at, remote.sweep(&at.reach()).map(drop)).map(|()| 0),
-                Task::Purge(at, tries) => told(&at, remote.purge(&at.reach()).map(drop)).map(|()| tries),
-            };
-            theirs.ended(&at, again);
+            let again = is_to_be_done_again(&remote, &mine);
+            theirs.ended(mine, again);
         };
         if let Err(error) = thread::Builder::new().name("share upkeep".into()).spawn(work) {
             tracing::warn!(%error, "no thread to purge a share");
-            tasks.ended(&name, None);
+            tasks.ended(task, true);
         }
     }
 }
 
-/// `Some`: it has to be done again.
-fn told(at: &At, outcome: Result<()>) -> Option<()> {
-    match outcome {
-        Ok(()) => None,
+fn is_to_be_done_again(remote: &Remote, Task { at, what, .. }: &Task) -> bool {
+    let done = match what {
+        What::Purge => remote.purge(&at.reach()),
+        What::Sweep => remote.sweep(&at.reach()),
+    };
+    match done {
+        Ok(purge) => purge.passed_over > 0,
         Err(error) => {
             tracing::warn!(share = %at, error = error.chain(), "what was deleted or left on a share is still there");
-            Some(())
+            true
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::volume::nfs::{Connection, Share};
+
+    fn task(what: What, tries: usize) -> Task {
+        let share = Share::parse("nas:/data").unwrap();
+        Task { at: At { share, connection: Connection::default() }, what, tries }
+    }
+
+    #[test]
+    fn what_is_asked_for_twice_is_done_once() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        waiting.add(task(What::Sweep, 2), now + Duration::from_secs(9));
+        assert!(waiting.take(now).is_none(), "not yet");
+        waiting.add(task(What::Purge, 0), now);
+        let both = waiting.take(now).unwrap();
+        assert_eq!((both.what, both.tries), (What::Sweep, 0), "a sweep purges, too");
+        assert!(waiting.due.is_empty());
+        waiting.add(task(What::Purge, 0), now);
+        assert!(waiting.take(now).is_none(), "one at a time");
+    }
+
+    #[test]
+    fn what_was_in_vain_comes_again_ever_later_and_is_then_left_to_the_next_round() {
+        let tasks = Tasks::default();
+        for (tries, seconds) in AGAIN.into_iter().enumerate() {
+            let before = Instant::now();
+            tasks.ended(task(What::Sweep, tries), true);
+            let (name, (again, when)) = tasks.lock().due.pop_first().unwrap();
+            assert_eq!((&*name, again.what, again.tries), ("nas:/data", What::Sweep, tries + 1));
+            let wait = when - before;
+            assert!(wait >= Duration::from_secs(seconds) && wait < Duration::from_secs(seconds + 1));
+        }
+        tasks.ended(task(What::Sweep, AGAIN.len()), true);
+        tasks.ended(task(What::Sweep, 0), false);
+        assert!(tasks.lock().due.is_empty());
     }
 }

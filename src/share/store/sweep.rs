@@ -23,18 +23,20 @@ impl Share {
     /// now and then.
     pub fn sweep(&self, progress: &mut dyn FnMut(u64)) -> Result<Purge> {
         self.beat()?;
-        self.sweep_volumes(progress)?;
+        let mut passed_over = self.sweep_volumes(progress)?;
         self.sweep_snapshots(progress)?;
-        self.sweep_tmp()?;
+        passed_over += self.sweep_tmp()?;
         progress(0);
         self.sweep_claims()?;
         progress(0);
         let purge = self.purge(progress)?;
         self.forget_workers()?;
-        Ok(purge)
+        Ok(Purge { passed_over, ..purge })
     }
 
-    fn sweep_volumes(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    /// How many had to be passed over.
+    fn sweep_volumes(&self, progress: &mut dyn FnMut(u64)) -> Result<u64> {
+        let mut passed_over = 0;
         for (number, key) in (1..).zip(self.keys(Kind::Volume)?) {
             progress(number);
             let swept = self.look(key).and_then(|found| {
@@ -42,7 +44,11 @@ impl Share {
                 if matches!(found.state, State::Ready(_)) {
                     return Ok(());
                 }
-                let Ok(_turn) = self.begin(Kind::Volume, key) else { return Ok(()) };
+                let Ok(_turn) = self.begin(Kind::Volume, key) else {
+                    let own = matches!(&found.state, State::Creating(_, by) if *by == self.worker);
+                    passed_over += u64::from(!own);
+                    return Ok(());
+                };
                 match &found.state {
                     State::Creating(record, by)
                         if by.tag == self.tag() && record.cluster == self.identity.cluster() =>
@@ -59,7 +65,7 @@ impl Share {
             });
             tolerate(swept, &format!("volume {key}"))?;
         }
-        Ok(())
+        Ok(passed_over)
     }
 
     /// Snapshots whose deletion was interrupted.
@@ -80,7 +86,9 @@ impl Share {
         Ok(())
     }
 
-    fn sweep_tmp(&self) -> Result<()> {
+    /// How many had to be passed over.
+    fn sweep_tmp(&self) -> Result<u64> {
+        let mut passed_over = 0;
         for name in self.tmp.list().on_share(|| "listing tmp".into())? {
             if let Some(worker) = Worker::of_format(&name).filter(|worker| worker.tag == self.tag()) {
                 if !self.is_anothers(worker)? {
@@ -94,10 +102,13 @@ impl Share {
             if self.is_anothers(draft.worker)? {
                 continue;
             }
-            let Ok(_turn) = self.begin(kind_of(draft.what), draft.key) else { continue };
+            let Ok(_turn) = self.begin(kind_of(draft.what), draft.key) else {
+                passed_over += u64::from(draft.worker != self.worker);
+                continue;
+            };
             tolerate(self.bin_draft(draft), &format!("{name:?} in tmp"))?;
         }
-        Ok(())
+        Ok(passed_over)
     }
 
     /// Claims of volumes that are gone: they hinder nobody, but they add up.

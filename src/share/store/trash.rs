@@ -20,6 +20,9 @@ pub struct Purge {
     pub gone: u64,
     /// Entries that stay, and why: a server that refuses (root_squash), something that was not meant.
     pub left: Vec<(String, String)>,
+    /// What dead workers left of objects that another request of this process works on: for the next sweep.
+    #[serde(default)]
+    pub passed_over: u64,
 }
 
 impl Share {

@@ -1,3 +1,4 @@
+use super::super::names::{Draft, What};
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -186,4 +187,21 @@ impl Share {
         fs::create_dir_all(&directory).unwrap();
         fs::create_dir(directory.join(record.claim().name())).unwrap();
     }
+}
+
+#[test]
+fn a_sweep_says_what_it_had_to_pass_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let dead = open(directory.path());
+    dead.tmp
+        .create_dir(&Draft { key: key("v"), what: What::Root, worker: dead.worker }.name(), 0o700)
+        .unwrap();
+    let share = successor(directory.path(), &dead);
+    let turn = share.begin(Kind::Volume, key("v")).unwrap();
+    let own = Draft { key: key("v"), what: What::Record, worker: share.worker };
+    share.tmp.create_dir(&own.name(), 0o700).unwrap();
+    assert_eq!(share.sweep(&mut |_| {}).unwrap().passed_over, 1, "its own is no leftover");
+    drop(turn);
+    assert_eq!(share.sweep(&mut |_| {}).unwrap().passed_over, 0);
+    sound(&share);
 }
