@@ -4,6 +4,7 @@ use crate::support::host::attempt;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 use sys_mount::{Mount, UnmountFlags, unmount};
 use tempfile::TempDir;
@@ -31,6 +32,13 @@ pub const B: Server = Server { address: "10.77.0.2", root: "/run/vm/b" };
 pub const B6: Server = Server { address: "fd77::2", root: "/run/vm/b" };
 
 impl Server {
+    /// Has it listen on port 2050, too.
+    pub fn listen_elsewhere(self) {
+        static LISTENS: OnceLock<()> = OnceLock::new();
+        let portlist = Path::new(self.root).join("proc/fs/nfsd/portlist");
+        LISTENS.get_or_init(|| fs::write(portlist, "tcp 2050").unwrap());
+    }
+
     /// An export's directory as the server sees it.
     pub fn inside(self, export: &str) -> PathBuf {
         Path::new(self.root).join("export").join(export)

@@ -8,12 +8,13 @@ use crate::{
         data::write_durably,
         driver::Driver,
         eventually,
+        host::mounts,
         places::Places,
     },
 };
 use csi::volume_usage::Unit;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
@@ -294,6 +295,84 @@ fn what_cannot_be_done_is_said() {
     code(world.co.snapshot("x", "nfs-AAAAAAAAAAAAAAAAAAAAAA#127.0.0.1#/export/xfs"), Code::NotFound);
     world.co.delete("nfs-AAAAAAAAAAAAAAAAAAAAAA#127.0.0.1#/export/xfs").unwrap();
     code(world.co.expand("nfs-AAAAAAAAAAAAAAAAAAAAAA#127.0.0.1#/export/xfs", MIB), Code::NotFound);
+}
+
+/// What a volume's id says is enough for a controller that knows nothing.
+#[test]
+fn a_server_on_another_port() {
+    required();
+    A.listen_elsewhere();
+    for version in ["3", "4.2"] {
+        let name = format!("port-{version}");
+        let corner = Corner::new(A, "xfs", &name);
+        let mut world = World::new(&name, &[]);
+        let class = spec(A, "xfs", version, &name).flag("port=2050").flag("mountproto=tcp");
+        let id = world.co.create(&name, &class).unwrap().volume_id;
+        assert!(id.contains("port=2050"), "{id}");
+        world.restart(&name, &[]);
+        let snapshot = world.co.snapshot(&format!("{name}-snap"), &id).unwrap().snapshot_id;
+        assert!(snapshot.contains("port=2050"), "{snapshot}");
+        world.restart(&name, &[]);
+        world.co.delete_snapshot(&snapshot).unwrap();
+        world.restart(&name, &[]);
+        world.co.delete(&id).unwrap();
+        assert!(fs::read_dir(&corner.0).unwrap().next().is_none());
+    }
+}
+
+/// Mount options in secrets are stronger than those of the class and of the id, and nobody reads them.
+#[test]
+fn options_in_secrets() {
+    required();
+    let name = "secrets";
+    let _corner = Corner::new(A, "xfs", name);
+    let mut world = World::new(name, &[]);
+    let secrets = |options: &str| BTreeMap::from([("mountOptions".to_owned(), options.to_owned())]);
+    let class = spec(A, "xfs", "4.2", name).flag("port=2049");
+    let mut request = class.request(name);
+    request.secrets = secrets("port=9");
+    let refused = world.co.call(|mut client| {
+        let request = request.clone();
+        async move { client.controller.create_volume(request).await }
+    });
+    code(refused, Code::Unavailable);
+    let made = world.co.create(name, &class).unwrap();
+    let id = made.volume_id;
+    let delete =
+        |options: &str| csi::DeleteVolumeRequest { volume_id: id.clone(), secrets: secrets(options) };
+    let refused = delete("port=9");
+    code(
+        world.co.call(|mut client| async move { client.controller.delete_volume(refused).await }),
+        Code::Unavailable,
+    );
+    let odd = delete("mystery=1");
+    let why = code(
+        world.co.call(|mut client| async move { client.controller.delete_volume(odd).await }),
+        Code::InvalidArgument,
+    );
+    assert!(!why.contains("=1"), "{why}");
+
+    let staging = world.places.staging(name);
+    let message = csi::NodeStageVolumeRequest {
+        volume_id: id.clone(),
+        staging_target_path: staging.to_str().unwrap().to_owned(),
+        volume_capability: Some(class.capability()),
+        volume_context: made.volume_context.clone(),
+        secrets: secrets("soft,timeo=77"),
+        ..Default::default()
+    };
+    world.co.call(|mut client| async move { client.node.node_stage_volume(message).await }).unwrap();
+    let mounted = mounts().into_iter().rfind(|mount| mount.point.ends_with("staging/secrets")).unwrap();
+    assert!(
+        mounted.super_options.contains("soft") && mounted.super_options.contains("timeo=77"),
+        "{mounted:?}"
+    );
+    world.co.unstage(&id, &staging).unwrap();
+    let log = world.driver.log();
+    assert!(!log.contains("port=9") && !log.contains("timeo=77"), "{log}");
+    let gone = delete("port=2049");
+    world.co.call(|mut client| async move { client.controller.delete_volume(gone).await }).unwrap();
+    assert_eq!(world.co.volumes().unwrap(), [""; 0]);
 }
 
 /// Two clusters on one export, and two controllers of one.

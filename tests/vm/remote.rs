@@ -150,7 +150,7 @@ fn volumes_live_on_3() {
 #[test]
 fn a_port_that_is_not_2049() {
     required();
-    fs::write(Path::new(A.root).join("proc/fs/nfsd/portlist"), "tcp 2050").unwrap();
+    A.listen_elsewhere();
     a_life(A, "xfs", "vers=3,port=2050", Version::V3);
     a_life(A, "xfs", "port=2050", Version::V4_2);
 }
