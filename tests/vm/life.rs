@@ -1,6 +1,7 @@
 //! Volumes on shares through their whole life, as an orchestrator drives it: every RPC, every version.
 
 use crate::{
+    export::helpers,
     guest::{A, A6, Corner, Server, required},
     support::{
         MIB,
@@ -318,6 +319,26 @@ fn a_server_on_another_port() {
         world.co.delete(&id).unwrap();
         assert!(fs::read_dir(&corner.0).unwrap().next().is_none());
     }
+}
+
+/// What it has to itself, and its part of what it shares with the driver (Pss of proc_pid_smaps(5)).
+#[test]
+fn a_helper_is_small() {
+    required();
+    let name = "small";
+    let _corner = Corner::new(A, "xfs", name);
+    let mut world = World::new(name, &[]);
+    let id = world.co.create(name, &spec(A, "xfs", "4.2", name)).unwrap().volume_id;
+    let helpers = helpers(&world.driver);
+    assert!(!helpers.is_empty());
+    for helper in helpers {
+        let smaps = fs::read_to_string(format!("/proc/{helper}/smaps_rollup")).unwrap();
+        let line = smaps.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        let pss: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        println!("vm: a helper has {pss} KiB of its own");
+        assert!(pss <= 3 << 10, "{smaps}");
+    }
+    world.co.delete(&id).unwrap();
 }
 
 /// Mount options in secrets are stronger than those of the class and of the id, and nobody reads them.

@@ -2,7 +2,7 @@
 
 use crate::{
     guest::{A, A6, B, Frozen, Server, required},
-    share::{Scene, copy_of, key, names, place, remote, snapshot, volume},
+    share::{Scene, copy_of, key, names, operations_at, place, remote, snapshot, volume},
     support::{MIB, data, eventually, host::run},
 };
 use rustix::fs::{XattrFlags, getxattr, setxattr};
@@ -205,6 +205,45 @@ fn operations_are_few() {
         });
         assert!(create <= 34 && look <= 6 && delete <= 30, "{options}: {create} {look} {delete}");
     }
+}
+
+/// Times are printed; how often the server is asked does not depend on the machine.
+#[test]
+fn a_snapshot_costs_what_cp_does() {
+    required();
+    let scene = Scene::new(A, "xfs", "as-cp", "vers=4.2");
+    let (remote, share) = (&scene.remote, &scene.share);
+    remote.create_volume(share, volume("v", "v")).unwrap();
+    for file in 0..200 {
+        let directory = scene.at(&format!("v/{}", file / 20));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(file.to_string()), data::bytes(file, 64 << 10)).unwrap();
+    }
+    // Which mounts what long copies use.
+    remote.create_snapshot(share, snapshot("first", "v")).unwrap();
+    let mounted = A.mount("xfs", "4.2");
+    let source = mounted.path().join("as-cp/v");
+    let (mut times, mut last) = ([Vec::new(), Vec::new()], [0, 0]);
+    for turn in 0..5 {
+        let name = format!("s{turn}");
+        let begin = Instant::now();
+        last[0] = scene.counted("snapshot", || {
+            remote.create_snapshot(share, snapshot(&name, "v")).unwrap();
+        });
+        times[0].push(begin.elapsed());
+        let target = mounted.path().join("as-cp").join(&name);
+        let (before, begin) = (operations_at(mounted.path()), Instant::now());
+        run("cp", ["-a".as_ref(), "--reflink=always".as_ref(), source.as_os_str(), target.as_os_str()]);
+        times[1].push(begin.elapsed());
+        last[1] = operations_at(mounted.path()) - before;
+    }
+    let [ours, theirs] = times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2].as_secs_f32()
+    });
+    println!("vm: 200 files in 10 directories: snapshot {ours:.2} s, cp {theirs:.2} s: {:.2}", ours / theirs);
+    println!("vm: operations: snapshot {}, cp {}", last[0], last[1]);
+    assert!(last[0] * 5 <= last[1] * 6, "{last:?}");
 }
 
 #[test]

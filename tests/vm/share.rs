@@ -93,15 +93,10 @@ impl Scene {
         let mut counts = BTreeMap::new();
         for helper in self.helpers() {
             let text = fs::read_to_string(format!("/proc/{helper}/mountstats")).unwrap();
-            let (_, rest) = text.split_once("per-op statistics").unwrap();
-            for line in rest.lines() {
-                if let Some((name, figures)) = line.split_once(':') {
-                    let count: u64 = figures.split_whitespace().next().unwrap().parse().unwrap();
-                    *counts.entry(name.trim().to_owned()).or_default() += count;
-                }
+            for (name, count) in operations_in(&text) {
+                *counts.entry(name).or_default() += count;
             }
         }
-        counts.retain(|_, count| *count > 0);
         counts
     }
 
@@ -132,6 +127,22 @@ impl Scene {
             names(&self.at(".wharf/tmp")).into_iter().filter(|name| !name.ends_with(".alive")).collect();
         assert!(strangers.is_empty(), "left in tmp: {strangers:?}");
     }
+}
+
+/// Of the first NFS mount in such a text: nfsstat(8) reads it, too.
+fn operations_in(mountstats: &str) -> BTreeMap<String, u64> {
+    let (_, rest) = mountstats.split_once("per-op statistics").unwrap();
+    let lines = rest.lines().skip(1).map_while(|line| line.split_once(':'));
+    let count = |figures: &str| figures.split_whitespace().next().unwrap().parse().unwrap();
+    let counts = lines.map(|(name, figures)| (name.trim().to_owned(), count(figures)));
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+/// What has been asked of the server for what is mounted here.
+pub fn operations_at(point: &Path) -> u64 {
+    let text = fs::read_to_string("/proc/self/mountstats").unwrap();
+    let (_, rest) = text.split_once(&format!(" mounted on {} ", point.display())).unwrap();
+    operations_in(rest).values().sum()
 }
 
 pub fn remote(cluster: &str) -> Remote {
