@@ -214,7 +214,7 @@ fn a_snapshot_costs_what_cp_does() {
     let scene = Scene::new(A, "xfs", "as-cp", "vers=4.2");
     let (remote, share) = (&scene.remote, &scene.share);
     remote.create_volume(share, volume("v", "v")).unwrap();
-    for file in 0..200 {
+    for file in 0..100 {
         let directory = scene.at(&format!("v/{}", file / 20));
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join(file.to_string()), data::bytes(file, 64 << 10)).unwrap();
@@ -224,10 +224,10 @@ fn a_snapshot_costs_what_cp_does() {
     let mounted = A.mount("xfs", "4.2");
     let source = mounted.path().join("as-cp/v");
     let (mut times, mut last) = ([Vec::new(), Vec::new()], [0, 0]);
-    for turn in 0..5 {
+    for turn in 0..3 {
         let name = format!("s{turn}");
         let begin = Instant::now();
-        last[0] = scene.counted("snapshot", || {
+        last[0] = scene.counted_meanwhile(|| {
             remote.create_snapshot(share, snapshot(&name, "v")).unwrap();
         });
         times[0].push(begin.elapsed());
@@ -241,9 +241,9 @@ fn a_snapshot_costs_what_cp_does() {
         times.sort();
         times[times.len() / 2].as_secs_f32()
     });
-    println!("vm: 200 files in 10 directories: snapshot {ours:.2} s, cp {theirs:.2} s: {:.2}", ours / theirs);
+    println!("vm: 100 files in 5 directories: snapshot {ours:.2} s, cp {theirs:.2} s: {:.2}", ours / theirs);
     println!("vm: operations: snapshot {}, cp {}", last[0], last[1]);
-    assert!(last[0] * 5 <= last[1] * 6, "{last:?}");
+    assert!(last[0] > 100 && last[0] * 5 <= last[1] * 6, "{last:?}");
 }
 
 #[test]
