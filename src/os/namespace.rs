@@ -29,6 +29,9 @@ pub const PLACE: &str = "/share";
 /// Any directory that every host has: the new root is built over it.
 const SCAFFOLD: &str = "/proc";
 
+/// What its mount is called.
+const SCAFFOLD_NAME: &str = "wharf";
+
 /// A mount namespace that this process can go back to.
 #[derive(Debug)]
 pub struct Namespace(OwnedFd);
@@ -63,7 +66,7 @@ pub fn isolate() -> Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let processes = open_tree(CWD, "/proc", flags).at("clone the mount of", "/proc")?;
     let attributes = Attributes { nosuid: true, nodev: true, noexec: true, ..Attributes::default() };
-    mount::mount(Path::new("wharf"), Path::new(SCAFFOLD), "tmpfs", attributes, "size=64k,mode=700")?;
+    mount::mount(Path::new(SCAFFOLD_NAME), Path::new(SCAFFOLD), "tmpfs", attributes, "size=64k,mode=700")?;
     let root = Path::new(SCAFFOLD);
     for name in ["proc", PLACE.trim_start_matches('/')] {
         fs::create_dir(root.join(name)).at("create", root.join(name))?;
@@ -88,8 +91,9 @@ fn must_be_single() -> Result<()> {
     }
 }
 
-/// Puts this process into the mount namespace of another one, also of one whose first thread has ended while
-/// another one hangs. `false`: none of its threads is in a namespace any more.
+/// Puts this process into the mount namespace that [`isolate`] made for another one, also where its first thread has
+/// ended while another one hangs. `false`: none of its threads is in one, or not any more; this process is then in no
+/// namespace of use.
 pub fn enter_that_of(process: i32) -> Result<bool> {
     must_be_single()?;
     let tasks = PathBuf::from(format!("/proc/{process}/task"));
@@ -107,9 +111,16 @@ pub fn enter_that_of(process: i32) -> Result<bool> {
             Err(error) => return Err(error),
         };
         setns(&namespace, CloneFlags::CLONE_NEWNS).at("enter the mount namespace of", task.path())?;
-        return Ok(true);
+        return is_isolated();
     }
     Ok(false)
+}
+
+/// Whether the root is what [`isolate`] makes of it: a host may have something at [`PLACE`], too.
+fn is_isolated() -> Result<bool> {
+    let all = super::mountinfo::read()?;
+    let root = all.iter().find(|mount| mount.point == Path::new("/"));
+    Ok(root.is_some_and(|root| (&*root.fstype, &*root.source) == ("tmpfs", SCAFFOLD_NAME)))
 }
 
 /// What forcing did.
@@ -195,8 +206,7 @@ fn beneath(root: &OwnedFd, below: &Path) -> Result<OwnedFd> {
 
 /// What a lazy or forced unmount of a filesystem that may be anybody's is allowed on.
 fn must_be(target: &Path, filesystems: &[String]) -> Result<()> {
-    let mounted = super::mountinfo::read()?.into_iter().rfind(|mount| mount.point == target);
-    match mounted {
+    match super::mountinfo::named(target)? {
         Some(mount) if filesystems.contains(&mount.fstype) => Ok(()),
         Some(mount) => Err(Error::Unexpected(format!(
             "{target:?} is a mount of {}, which is never unmounted lazily or by force",

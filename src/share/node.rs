@@ -25,8 +25,9 @@ use std::{
     time::Duration,
 };
 
-/// Children of one server at a time, those that hang included.
-const MOST: usize = 16;
+/// Children of one server at a time, those that hang included: more than requests that run at a time
+/// (`rpc/run.rs`).
+const MOST: usize = 32;
 
 /// Of these, for unmounts alone: they are never refused because other things hang.
 const MOST_UNMOUNTS: usize = 128;
@@ -116,7 +117,7 @@ pub struct Unmounting {
     /// Begin with force, where that may be used: the server is known not to answer, and a plain unmount that waits for
     /// it could not be released any more.
     pub silent: bool,
-    /// Force may be used: the mount alone has its superblock, and no other volume is on it.
+    /// Force may be used if the server does not answer: the mount alone has its superblock, and no other volume is on it.
     pub force: bool,
     /// Where nothing else helps, take the path away and leave the mount to its users.
     pub lazy: bool,
@@ -125,7 +126,7 @@ pub struct Unmounting {
 }
 
 impl Unmounting {
-    /// Of a share. First the plain way, then by force if that is allowed, then lazily.
+    /// Of a share. First the plain way; where the server does not answer by force, if that is allowed; then lazily.
     pub fn of(target: &Path, force: bool) -> Self {
         let filesystems = FILESYSTEMS.map(str::to_owned).to_vec();
         Self { target: target.to_owned(), silent: false, force, lazy: true, filesystems }
@@ -239,12 +240,18 @@ impl Children {
     /// Takes what is on top at a path away, in the mildest way that works. An error: it is still there.
     pub fn unmount(&self, server: &str, unmounting: &Unmounting) -> Result<Unmounted> {
         let Some(before) = mounted(&unmounting.target)? else { return Ok(Unmounted::Absent) };
-        let mut failure = None;
-        for (way, allowed, name) in [
-            (Way::Plain, !(unmounting.silent && unmounting.force), Unmounted::Plainly),
-            (Way::Force, unmounting.force, Unmounted::ByForce),
-            (Way::Lazy, unmounting.lazy, Unmounted::Lazily),
+        // A server that answers writes what it was sent: to force its mount would lose that.
+        let (mut failure, mut silent) = (None, unmounting.silent);
+        for (way, name) in [
+            (Way::Plain, Unmounted::Plainly),
+            (Way::Force, Unmounted::ByForce),
+            (Way::Lazy, Unmounted::Lazily),
         ] {
+            let allowed = match way {
+                Way::Plain => !(silent && unmounting.force),
+                Way::Force => silent && unmounting.force,
+                Way::Lazy => unmounting.lazy,
+            };
             if !allowed {
                 continue;
             }
@@ -257,7 +264,8 @@ impl Children {
                 Ok(None) if gone => return Ok(Unmounted::Lingering),
                 // Somebody else was quicker.
                 Err(_) if gone => return Ok(Unmounted::Absent),
-                Ok(_) => {}
+                Ok(None) => silent = true,
+                Ok(Some(_)) => {}
                 Err(error) => failure = Some(error),
             }
         }

@@ -20,11 +20,15 @@ use crate::{
 use std::{
     os::unix::net::UnixStream,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
 /// How long between two attempts to release what hangs.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a mount that is in use is tried.
+const BUSY: Duration = Duration::from_millis(300);
 
 /// How long a mount is forced in one go.
 const FORCING: Duration = Duration::from_secs(10);
@@ -220,11 +224,22 @@ fn bind(source: &Path, target: &Path, attributes: Attributes, fileid: Option<u64
 
 fn unmount(target: &Path, way: Way, filesystems: &[String]) -> Result<Done> {
     let outcome = match way {
-        Way::Plain => mount::unmount(target),
+        Way::Plain => unmount_patiently(target),
         Way::Force => namespace::unmount_by_force(target, filesystems),
         Way::Lazy => namespace::unmount_lazily(target, filesystems),
     };
     outcome.map(|()| Done::Nothing).doing(|| format!("taking the mount on {} away", target.display()))
+}
+
+/// Whoever looks at a mount keeps it busy for that moment.
+fn unmount_patiently(target: &Path) -> os::Result<()> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match mount::unmount(target) {
+            Err(error) if error.is_busy() && Instant::now() < deadline => thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Releases whatever hangs in a helper's mount, again and again: a process that is being killed may wait for the
