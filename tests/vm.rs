@@ -19,6 +19,8 @@ mod export;
 mod growth;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/known.rs"]
+mod known;
 #[path = "vm/late.rs"]
 mod late;
 #[path = "vm/life.rs"]

@@ -119,9 +119,13 @@ pub fn find(
     }
     let dialect = if connection.version == Some(nfs::Version::V3) { Dialect::V3 } else { Dialect::V4 };
     let ports = Ports { nfs: connection.port(), mountd: connection.mount_port };
-    let address = answering(&addresses, dialect, ports, limits.answering)
-        .map_err(|error| refusal::of_answer(share, dialect, &error))?
-        .ip();
+    let address = match addresses.first() {
+        // The mount finds out.
+        Some(first) if connection.is_rdma() => first.ip(),
+        _ => answering(&addresses, dialect, ports, limits.answering)
+            .map_err(|error| refusal::of_answer(share, dialect, &error))?
+            .ip(),
+    };
     let attempt = |version| Ok(Attempt { version: on_wire(version), data: data(version, address)? });
     let attempts = connection.versions().into_iter().map(attempt).collect::<Result<_>>()?;
     Ok(What::Nfs { source: share.to_string(), attempts })

@@ -6,7 +6,7 @@
 use super::{
     failure::Failure,
     server::{Counter, Held},
-    wire::{self, Done, Received, Receiver, Role, Way, What},
+    wire::{self, Done, Found, Received, Receiver, Role, Way, What},
 };
 use crate::{
     error::{Doing as _, Error, Result},
@@ -190,10 +190,10 @@ impl Children {
         }
     }
 
-    /// The device number that mounts of this have: the superblock that the kernel keeps for it, or a new one.
-    pub fn device(&self, server: &str, what: What) -> Result<Looked<u64>> {
+    /// What mounts of this are of: in the superblock that the kernel keeps for it, or in a new one.
+    pub fn find(&self, server: &str, what: What) -> Result<Looked<Found>> {
         match self.ask(server, &Role::Find { what }, self.patience.mounting)? {
-            Some(Done::Device(device)) => Ok(Looked::Answer(device)),
+            Some(Done::Found(found)) => Ok(Looked::Answer(found)),
             Some(_) => Err(odd()),
             None => Ok(Looked::Stuck),
         }

@@ -4,7 +4,7 @@ use super::{
     failure::Failure,
     helper::lost,
     refusal,
-    wire::{self, Done, Received, Receiver, Role, Way, What},
+    wire::{self, Done, Found, Received, Receiver, Role, Way, What},
 };
 use crate::{
     error::{Doing as _, Error, Result},
@@ -16,6 +16,7 @@ use crate::{
         nfs::{self, FILESYSTEMS, Version},
         space,
     },
+    volume::nfs::Share,
 };
 use std::{
     os::unix::net::UnixStream,
@@ -41,7 +42,7 @@ pub(super) fn play(role: Role, socket: &UnixStream) -> Result<()> {
             let made = mount_out_of_sight(&what, &below, &target, attributes, fileid);
             made.and_then(|made| made.appear(&target, instead_of))
         }
-        Role::Find { what } => device(&what),
+        Role::Find { what } => find(&what),
         Role::Bind { source, target, attributes, fileid } => bind(&source, &target, attributes, fileid),
         Role::Ask { path } => ask(&path).map(Done::Root),
         Role::Figures { path } => space::of(&path)
@@ -62,12 +63,32 @@ pub(super) fn mount(what: &What, target: &Path, attributes: Attributes) -> Resul
     match what {
         What::Nfs { source, attempts } => {
             let mounted = nfs::mount(source, target, attributes, attempts);
-            mounted.map(Some).map_err(|error| refusal::of_mount(source, attempts, error))
+            let version = mounted.map_err(|error| refusal::of_mount(source, attempts, error))?;
+            refuse_detour(source, target)?;
+            Ok(Some(version))
         }
         What::Local { source, fstype, data } => mount::mount(source, target, fstype, attributes, data)
             .map(|()| None)
             .doing(|| format!("mounting {}", source.display())),
     }
+}
+
+/// With version 4 the kernel follows the server's symlinks and referrals, and shows where they lead: such a mount could
+/// not be told from another volume's later. Mounts that share a superblock show what was mounted first.
+fn refuse_detour(source: &str, target: &Path) -> Result<()> {
+    let Some(mount) = mountinfo::named(target).doing(|| format!("looking at {source}"))? else {
+        return Ok(());
+    };
+    let alone =
+        mount.fstype == "nfs4" && mount.super_options.split(',').any(|option| option == "nosharecache");
+    let (Ok(wanted), Ok(shown)) = (Share::parse(source), Share::parse(&mount.source)) else { return Ok(()) };
+    if !alone || wanted.path == shown.path {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the server leads {wanted} to {shown}, through a symlink or a referral: give {} as the share",
+        shown.path
+    )))
 }
 
 /// A good mount that is nowhere yet: one that comes after this child was given up appears nowhere.
@@ -143,12 +164,13 @@ fn take_away(target: &Path, id: u64) -> Result<()> {
 
 /// The kernel gives a mount the superblock of another one when both are of the same filesystem of the same server, by
 /// whatever address that was reached.
-fn device(what: &What) -> Result<Done> {
+fn find(what: &What) -> Result<Done> {
     let doing = || format!("looking for what is mounted of {}", what.name());
     namespace::isolate().doing(doing)?;
     mount(what, Path::new(namespace::PLACE), Attributes::default())?;
     let tree = namespace::subtree(Path::new(""), Attributes::default()).doing(doing)?;
-    tree.device().map(Done::Device).doing(doing)
+    let (device, fileid) = (tree.device().doing(doing)?, tree.fileid().doing(doing)?);
+    Ok(Done::Found(Found { device, fileid }))
 }
 
 /// What is mounted in this namespace, with the inode number that the server tells.

@@ -77,7 +77,7 @@ pub enum Role {
         /// The id of the mount there that has to go first, once the new one is known to be good.
         instead_of: Option<u64>,
     },
-    /// Mounts where nobody sees it, and tells which superblock that has.
+    /// Mounts where nobody sees it, and tells what that is.
     Find {
         /// What.
         what: What,
@@ -139,14 +139,23 @@ pub enum Done {
         /// The mount's id, as mountinfo shows it.
         id: u64,
     },
-    /// The device number of a mount's superblock.
-    Device(u64),
+    /// What a mount is of.
+    Found(Found),
     /// The inode number of a mount's root, as the server tells it.
     Root(u64),
     /// The figures.
     Figures(Space),
     /// It is done.
     Nothing,
+}
+
+/// A directory of a filesystem that is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Of its superblock, as mountinfo shows it.
+    pub device: u64,
+    /// Its inode number, as the server tells it.
+    pub fileid: u64,
 }
 
 /// What a helper is told after its role.

@@ -171,7 +171,7 @@ fn a_stuck_mount_is_told_and_can_still_be_taken_away() {
         // Another server is not concerned.
         assert!(matches!(children.figures("other", Path::new("/")), Ok(Looked::Answer(_))));
 
-        let wanted = Unmounting { force, ..unmounting(&point.path, &["fuse"]) };
+        let wanted = Unmounting { force, silent: force, ..unmounting(&point.path, &["fuse"]) };
         let way = children.unmount("stuck", &wanted).unwrap();
         assert!(way == Unmounted::Lazily || force && way == Unmounted::ByForce, "{way:?}");
         assert_eq!(mountinfo::at(&point.path).unwrap(), None);
@@ -191,15 +191,16 @@ fn children_of_one_server_are_few() {
     children.mount("few", remote(&server, &point.path)).unwrap();
     server.set(Mood::Silent);
     let outcomes: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = (0..20).map(|_| scope.spawn(|| children.figures("few", &point.path))).collect();
+        let asked: Vec<_> = (0..36).map(|_| scope.spawn(|| children.figures("few", &point.path))).collect();
         asked.into_iter().map(|asked| asked.join().unwrap()).collect()
     });
     let stuck = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Looked::Stuck))).count();
     let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::Unavailable(_)))).count();
-    assert_eq!((stuck, refused, children.lost("few")), (16, 4, 16));
+    assert_eq!((stuck, refused, children.lost("few")), (32, 4, 32));
     assert!(matches!(children.figures("others", Path::new("/")), Ok(Looked::Answer(_))));
     // Unmounts have room of their own.
-    let way = children.unmount("few", &Unmounting { force: true, ..unmounting(&point.path, &["fuse"]) });
+    let forced = Unmounting { force: true, silent: true, ..unmounting(&point.path, &["fuse"]) };
+    let way = children.unmount("few", &forced);
     assert!(matches!(way, Ok(Unmounted::ByForce | Unmounted::Lazily)), "{way:?}");
     eventually("they are gone", || children.lost("few") == 0);
 }

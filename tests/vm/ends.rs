@@ -119,7 +119,8 @@ impl Rig {
         self.world.unstage(&pv).unwrap();
         assert_eq!(self.world.mounts(), []);
         assert!(!target.exists() && self.content().exists());
-        fs::remove_dir_all(self.corner.0.join("d")).unwrap();
+        fs::remove_file(self.content()).unwrap();
+        fs::remove_dir(self.corner.0.join("d")).unwrap();
     }
 
     /// The points that an operation reaches when nothing disturbs it.

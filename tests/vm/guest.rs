@@ -4,7 +4,7 @@ use crate::support::host::attempt;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use sys_mount::{Mount, UnmountFlags, unmount};
 use tempfile::TempDir;
@@ -15,6 +15,12 @@ pub fn required() {
         Path::new("/run/vm/ready").exists(),
         "this test needs the guest that scripts/vm/run starts: run `scripts/test vm`"
     );
+}
+
+/// Held by who takes server b's link away, and by who cannot do without it.
+pub fn link_b() -> MutexGuard<'static, ()> {
+    static LINK: Mutex<()> = Mutex::new(());
+    LINK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A server by one of its addresses.
@@ -47,6 +53,12 @@ impl Server {
     /// Mounts an export; `version` is `4.2`, `4.1`, `4.0` or `3`.
     pub fn mount(self, export: &str, version: &str) -> Share {
         self.try_mount(export, version).unwrap_or_else(|e| panic!("{self:?} {export} {version}: {e}"))
+    }
+
+    /// The same with a superblock of its own, which knows nothing yet.
+    pub fn mount_alone(self, export: &str, version: &str) -> Share {
+        let version = format!("{version},nosharecache");
+        self.try_mount(export, &version).unwrap_or_else(|e| panic!("{self:?} {export} {version}: {e}"))
     }
 
     pub fn try_mount(self, export: &str, version: &str) -> std::io::Result<Share> {

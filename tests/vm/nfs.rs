@@ -1,6 +1,6 @@
 //! The servers of the guest do what tests of NFS volumes rely on.
 
-use crate::guest::{A, A6, B, B6, Corner, Frozen, required};
+use crate::guest::{A, A6, B, B6, Corner, Frozen, link_b, required};
 use rustix::io::Errno;
 use std::{
     fs::{self, File, Permissions},
@@ -13,6 +13,7 @@ use std::{
 #[test]
 fn every_version_mounts_over_ipv4_and_ipv6() {
     required();
+    let _link = link_b();
     for (server, version) in [
         (A, "4.2"),
         (A, "4.1"),

@@ -2,7 +2,7 @@
 //! and taken away, with servers of every version, and with servers that stop to answer.
 
 use crate::{
-    guest::{A, A6, B, Corner, Frozen, Server, required},
+    guest::{A, A6, B, Corner, Frozen, Server, link_b, required},
     share,
     support::{
         co::{Co, Mode, Spec, csi},
@@ -16,6 +16,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -41,12 +42,12 @@ pub struct World {
 #[derive(Clone)]
 pub struct Pv {
     pub handle: String,
-    context: Vec<(String, String)>,
-    spec: Spec,
+    pub context: Vec<(String, String)>,
+    pub spec: Spec,
 }
 
 impl Pv {
-    fn new(handle: &str, server: &str, share: &str) -> Self {
+    pub fn new(handle: &str, server: &str, share: &str) -> Self {
         let context = vec![("server".to_owned(), server.to_owned()), ("share".to_owned(), share.to_owned())];
         Self { handle: handle.to_owned(), context, spec: Spec::new().mode(Mode::MultiNodeMultiWriter) }
     }
@@ -63,7 +64,7 @@ impl Pv {
         self
     }
 
-    fn flag(mut self, flag: &str) -> Self {
+    pub fn flag(mut self, flag: &str) -> Self {
         self.spec = self.spec.flag(flag);
         self
     }
@@ -92,7 +93,7 @@ fn start(pool: &TempDir, environment: &[(&str, String)]) -> Driver {
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(&[])
     }
 
@@ -111,7 +112,7 @@ impl World {
         self.co = self.driver.co();
     }
 
-    fn stage_at(&mut self, pv: &Pv, staging: &Path) -> Result<(), Status> {
+    pub fn stage_at(&mut self, pv: &Pv, staging: &Path) -> Result<(), Status> {
         let message = csi::NodeStageVolumeRequest {
             volume_id: pv.handle.clone(),
             staging_target_path: text(staging),
@@ -158,7 +159,7 @@ impl World {
     }
 
     /// The reasons that NodeGetVolumeHealth gives.
-    fn health(&mut self, pv: &Pv, target: &Path) -> Vec<String> {
+    pub fn health(&mut self, pv: &Pv, target: &Path) -> Vec<String> {
         let message = csi::NodeGetVolumeHealthRequest {
             volume_id: pv.handle.clone(),
             volume_publish_path: text(target),
@@ -173,7 +174,7 @@ impl World {
     }
 
     /// (total, used, available) bytes.
-    fn figures(&mut self, pv: &Pv, path: &Path) -> (i64, i64, i64) {
+    pub fn figures(&mut self, pv: &Pv, path: &Path) -> (i64, i64, i64) {
         let answer = patiently(|| self.co.stats(&pv.handle, path));
         let bytes = answer.usage.iter().find(|usage| usage.unit == Unit::Bytes as i32).unwrap();
         (bytes.total, bytes.used, bytes.available)
@@ -185,7 +186,7 @@ impl World {
         mounts().into_iter().filter(|mount| mount.point.starts_with(&below)).collect()
     }
 
-    fn mount_at(&self, path: &Path) -> Mount {
+    pub fn mount_at(&self, path: &Path) -> Mount {
         let point = path.parent().unwrap().canonicalize().unwrap().join(path.file_name().unwrap());
         self.mounts().into_iter().rfind(|mount| mount.point == point).unwrap()
     }
@@ -210,7 +211,7 @@ pub fn patiently<T>(mut call: impl FnMut() -> Result<T, Status>) -> T {
     }
 }
 
-fn code(outcome: Result<impl Sized, Status>) -> Code {
+pub fn code(outcome: Result<impl Sized, Status>) -> Code {
     outcome.err().map_or(Code::Ok, |status| status.code())
 }
 
@@ -284,45 +285,6 @@ fn a_volume_lives_with_every_version() {
     }
 }
 
-/// The kernel finds out that it is one server, and calls it as it was called first.
-#[test]
-fn a_server_may_have_two_addresses() {
-    let mut world = World::new();
-    let _corners = [A, B].map(|server| Corner::new(server, "xfs", "two"));
-    let second = world.places.staging("second");
-    for version in ["4.2", "4.0"] {
-        let [first, other] = [A, A6].map(|server| Pv::of(server, "xfs", "two", version));
-        patiently(|| world.stage_at(&first, &second));
-        patiently(|| world.stage(&other));
-        let [one, two] = [second.clone(), world.staging()].map(|path| world.mount_at(&path));
-        println!("node: {one:?} {two:?}");
-        patiently(|| world.stage(&other));
-        let target = patiently(|| world.publish(&other, "pod", false));
-        patiently(|| world.publish(&other, "pod", false));
-        world.figures(&other, &target);
-        assert_eq!(world.health(&other, &target), [] as [&str; 0]);
-        // Another server's directory of that name is none of it.
-        let mut elsewhere = Pv::of(B, "xfs", "two", version);
-        elsewhere.handle.clone_from(&other.handle);
-        // Other tests take B's link away.
-        let refused = patiently(|| match world.stage(&elsewhere) {
-            Err(status) if status.code() == Code::Unavailable => Err(status),
-            outcome => Ok(outcome),
-        });
-        assert_eq!(code(refused), Code::AlreadyExists);
-        assert_eq!(world.mount_at(&world.staging()), two);
-        for id in [other.handle.as_str(), "nfs-b5YZ_4uG0BG0LQDAT8lk_w#::1#/export/xfs"] {
-            world.co.unpublish(id, &target).unwrap();
-            world.co.unstage(id, &world.staging()).unwrap();
-            if id == other.handle {
-                patiently(|| world.stage(&other));
-            }
-        }
-        world.co.unstage(&first.handle, &second).unwrap();
-        assert_eq!(world.mounts(), []);
-    }
-}
-
 #[test]
 fn an_exclusive_volume_has_a_superblock_and_one_place() {
     let mut world = World::new();
@@ -354,6 +316,29 @@ fn an_exclusive_volume_has_a_superblock_and_one_place() {
     assert_eq!(world.mounts(), []);
 }
 
+/// A shell, a backup, a monitor on the node: what it and the server still have to say to each other is not cut off.
+#[test]
+fn a_mount_that_is_in_use_is_not_forced() {
+    let mut world = World::new();
+    let corner = Corner::new(A, "xfs", "used");
+    let pv = Pv::of(A, "xfs", "used", "4.2").with("exclusive", "true");
+    patiently(|| world.stage(&pv));
+    let mut user = std::process::Command::new("bash")
+        .args(["-c", "exec 3>f; echo begun >&3; read -r line; echo \"$line\" >&3 && sync f && exec 3>&-"])
+        .current_dir(world.staging())
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    crate::support::eventually("it is there", 20, || world.staging().join("f").exists());
+    world.unstage(&pv).unwrap();
+    assert_eq!(world.mounts(), []);
+    let log = world.driver.log();
+    assert!(log.contains("UnmountLazy") && !log.contains("UnmountForced"), "{log}");
+    std::io::Write::write_all(&mut user.stdin.take().unwrap(), b"ended\n").unwrap();
+    assert!(user.wait().unwrap().success());
+    assert_eq!(fs::read_to_string(corner.0.join("f")).unwrap(), "begun\nended\n");
+}
+
 #[test]
 fn what_is_mounted_otherwise_is_said() {
     let mut world = World::new();
@@ -378,11 +363,9 @@ fn what_is_mounted_otherwise_is_said() {
     block.spec.flags.clear();
     assert_eq!(code(world.stage(&block)), Code::FailedPrecondition);
     // An id that says that it lies elsewhere is not what is mounted there.
-    for id in ["nfs-b5YZ_4uG0BG0LQDAT8lk_w#127.0.0.1#/export/ext4", "127.0.0.1#export/xfs#pvc-1#x#"] {
-        let staging = world.staging();
-        assert_eq!(code(world.co.unstage(id, &staging)), Code::NotFound, "{id}");
-        assert_eq!(code(world.co.stats(id, &staging)), Code::NotFound, "{id}");
-    }
+    let (id, staging) = ("local-6f9619ff-8b86-d011-b42d-00c04fc964ff.n", world.staging());
+    assert_eq!(code(world.co.unstage(id, &staging)), Code::NotFound);
+    assert_eq!(code(world.co.stats(id, &staging)), Code::NotFound);
     let id = "nfs-b5YZ_4uG0BG0LQDAT8lk_w#127.0.0.1#/export/xfs";
     world.co.unstage(id, &world.staging()).unwrap();
     assert_eq!(world.mounts(), []);
@@ -539,7 +522,7 @@ fn children(driver: &Driver) -> usize {
 /// Ways in which server b stops to answer; all is well again when one is dropped.
 enum Dead {
     /// The cable is out.
-    Down,
+    Down(#[allow(dead_code)] MutexGuard<'static, ()>),
     /// Its disk does not answer, but its network does.
     Frozen(#[allow(dead_code)] Frozen),
 }
@@ -548,8 +531,9 @@ impl Dead {
     fn new(kind: &str) -> Self {
         match kind {
             "down" => {
+                let link = link_b();
                 run("ip", ["link", "set", "wharf-b", "down"]);
-                Self::Down
+                Self::Down(link)
             }
             _ => Self::Frozen(Frozen::new(B, "xfs")),
         }
@@ -558,7 +542,7 @@ impl Dead {
 
 impl Drop for Dead {
     fn drop(&mut self) {
-        if let Self::Down = self {
+        if let Self::Down(_) = self {
             // IPv6 addresses go when a link goes down.
             let _ = attempt("ip", ["link", "set", "wharf-b", "up"]);
             let _ = attempt("ip", ["address", "add", "fd77::1/64", "dev", "wharf-b", "nodad"]);

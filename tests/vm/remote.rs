@@ -221,8 +221,6 @@ fn a_snapshot_costs_what_cp_does() {
     }
     // Which mounts what long copies use.
     remote.create_snapshot(share, snapshot("first", "v")).unwrap();
-    let mounted = A.mount("xfs", "4.2");
-    let source = mounted.path().join("as-cp/v");
     let (mut times, mut last) = ([Vec::new(), Vec::new()], [0, 0]);
     for turn in 0..3 {
         let name = format!("s{turn}");
@@ -231,6 +229,8 @@ fn a_snapshot_costs_what_cp_does() {
             remote.create_snapshot(share, snapshot(&name, "v")).unwrap();
         });
         times[0].push(begin.elapsed());
+        let mounted = A.mount_alone("xfs", "4.2");
+        let source = mounted.path().join("as-cp/v");
         let target = mounted.path().join("as-cp").join(&name);
         let (before, begin) = (operations_at(mounted.path()), Instant::now());
         run("cp", ["-a".as_ref(), "--reflink=always".as_ref(), source.as_os_str(), target.as_os_str()]);

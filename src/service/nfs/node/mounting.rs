@@ -130,7 +130,7 @@ impl Node {
     }
 
     /// Whether what is mounted at a place is what is wanted. Where names do not tell, the kernel does: it gives the same
-    /// filesystem of the same server the same superblock.
+    /// filesystem of the same server the same superblock, and there the same inode is the same directory.
     pub(super) fn is_of(&self, place: &Place, wanted: &Wanted) -> Result<bool> {
         match place.identity(&wanted.source) {
             Identity::Same => return Ok(true),
@@ -138,8 +138,13 @@ impl Node {
             Identity::Unclear => {}
         }
         let what = self.what(wanted, &wanted.source)?;
-        match self.children.device(&wanted.source.server.to_string(), what)? {
-            Looked::Answer(device) => Ok(device == place.mount.device),
+        let found = match self.children.find(&wanted.source.server.to_string(), what)? {
+            Looked::Answer(found) if found.device == place.mount.device => found,
+            Looked::Answer(_) => return Ok(false),
+            Looked::Stuck => return Err(super::silent(place)),
+        };
+        match self.children.root(&place.server(), &place.mount.point)? {
+            Looked::Answer(fileid) => Ok(fileid == found.fileid),
             Looked::Stuck => Err(super::silent(place)),
         }
     }

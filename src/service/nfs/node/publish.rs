@@ -60,6 +60,12 @@ impl Node {
     fn publish_once(&self, order: &Order<'_>) -> Result<()> {
         let Order { request, staging, target, attributes, wanted } = order;
         let staged = self.staged(order)?;
+        // Secrets of Stage and of Publish are different ones: what was asked for there holds here, too.
+        let attributes = Attributes {
+            noexec: attributes.noexec || staged.mount.has("noexec"),
+            noatime: attributes.noatime || staged.mount.has("noatime"),
+            ..*attributes
+        };
         if staged.mount.has("ro") && !attributes.read_only {
             return Err(Error::Refused(format!(
                 "the volume is staged read-only at {}: publish it read-only, or stage it again",
@@ -69,7 +75,7 @@ impl Node {
         match Place::at(target)? {
             At::Nothing => {}
             At::Share(place) if place.mount.source == staged.mount.source => {
-                check_attributes(&place, *attributes)?;
+                check_attributes(&place, attributes)?;
                 return match self.children.root(&place.server(), target)? {
                     Looked::Answer(_) => Ok(()),
                     Looked::Stuck => Err(super::silent(&place)),
@@ -85,14 +91,14 @@ impl Node {
         let binding = Binding {
             source: (*staging).to_owned(),
             target: (*target).to_owned(),
-            attributes: *attributes,
+            attributes,
             fileid: wanted.as_ref().and_then(|wanted| wanted.fileid),
         };
         let bound = self.children.bind(&staged.server(), binding);
         failpoint!("share-node.bound");
         let proven = bound.and_then(|_| match Place::at(target)? {
             At::Share(place) if place.mount.source == staged.mount.source => {
-                check_attributes(&place, *attributes)
+                check_attributes(&place, attributes)
             }
             _ => Err(Error::Busy(format!(
                 "{} is not the mount that was just made; try again",

@@ -56,7 +56,7 @@ impl Node {
         }
         let staged = self.mount(wanted, staging, attributes, stale.map(|place| place.mount.id))?;
         failpoint!("share-node.mounted");
-        self.prove(staged, staging, attributes)
+        self.prove(id, staged, staging, attributes)
     }
 
     /// Whether what is mounted at the staging path will do; `false`: the server no longer has it.
@@ -117,7 +117,7 @@ impl Node {
     }
 
     /// The postcondition; where it fails, the mount that was just made goes again.
-    fn prove(&self, staged: Staged, staging: &Path, attributes: Attributes) -> Result<()> {
+    fn prove(&self, id: &str, staged: Staged, staging: &Path, attributes: Attributes) -> Result<()> {
         let place = match Place::at(staging)? {
             At::Share(place) if place.mount.id == staged.id => place,
             _ => {
@@ -127,7 +127,14 @@ impl Node {
                 )));
             }
         };
-        check_attributes(&place, attributes).map_err(|error| {
+        // Nobody could take it away again.
+        let is_named = place.may_be(id).then_some(()).ok_or_else(|| {
+            Error::Refused(format!(
+                "volume {id:?} is not on {}, which its volume context names: correct the one or the other",
+                place.mount.source
+            ))
+        });
+        is_named.and_then(|()| check_attributes(&place, attributes)).map_err(|error| {
             match self.children.unmount(&place.server(), &Unmounting::of(staging, false)) {
                 Ok(_) => error,
                 Err(left) => {

@@ -237,7 +237,8 @@ impl Connection {
         Ok(data.join(","))
     }
 
-    pub(super) fn is_rdma(&self) -> bool {
+    /// Over RDMA: nothing listens on its port over TCP.
+    pub fn is_rdma(&self) -> bool {
         matches!(self.proto, Some(Proto::Rdma | Proto::Rdma6))
     }
 

@@ -17,6 +17,9 @@ use crate::{error::Result, os::mount::Attributes};
 use rules::Slot;
 use std::net::IpAddr;
 
+/// Tenths of seconds (NFS_MAX_TCP_TIMEOUT of linux/nfs_fs.h).
+const LONGEST_TIMEO: u64 = 6000;
+
 /// Options that go together, ready for mount(2).
 ///
 /// It has no `Debug`: mount flags may be sensitive.
@@ -51,7 +54,21 @@ impl Options {
     /// Whether a mount with this data of its superblock, as mountinfo shows it, is one that these options ask for. Where
     /// it is not: an option that differs. What the server or an earlier mount has decided is no difference.
     pub fn differ_from(&self, shown: &str, own_superblock: bool) -> Option<&'static str> {
-        let is = |wanted: &str| shown.split(',').any(|option| option == wanted);
+        // The kernel knows one of these by another name and caps the other one.
+        let is = |wanted: &str| {
+            let long = wanted
+                .strip_prefix("timeo=")
+                .and_then(|text| text.parse().ok())
+                .is_some_and(|it: u64| it > LONGEST_TIMEO);
+            let name = if long {
+                "timeo=6000"
+            } else if wanted == "sec=none" {
+                "sec=null"
+            } else {
+                wanted
+            };
+            shown.split(',').any(|option| option == name || option == wanted)
+        };
         let differs = |slot: &Slot| match slot {
             Slot::Version => self.connection.version.is_some_and(|version| !is(&format!("vers={version}"))),
             // Of several flavours one was chosen.

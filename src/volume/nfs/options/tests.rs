@@ -391,3 +391,13 @@ proptest! {
         let _ = Settings::parse_list(&text).and_then(Settings::resolve);
     }
 }
+
+#[test]
+fn what_the_kernel_calls_otherwise_is_no_difference() {
+    let options = Settings::parse_list("sec=none,timeo=9000,vers=4.2").unwrap().resolve().unwrap();
+    assert_eq!(options.differ_from("rw,vers=4.2,hard,timeo=6000,sec=null", true), None);
+    assert_eq!(options.differ_from("rw,vers=4.2,hard,timeo=600,sec=null", true), Some("timeo"));
+    assert_eq!(options.differ_from("rw,vers=4.2,hard,timeo=600,sec=null", false), None);
+    assert_eq!(options.differ_from("rw,vers=4.2,hard,timeo=6000,sec=sys", true), Some("sec"));
+    assert_eq!(options.differ_from("rw,vers=4.1,hard,timeo=6000,sec=null", true), Some("vers"));
+}
