@@ -342,7 +342,8 @@ fn a_mount_that_is_in_use_is_not_forced() {
 #[test]
 fn what_is_mounted_otherwise_is_said() {
     let mut world = World::new();
-    let _corner = Corner::new(A, "xfs", "otherwise");
+    let corner = Corner::new(A, "xfs", "otherwise");
+    fs::create_dir(corner.0.join("else")).unwrap();
     let pv = Pv::of(A, "xfs", "otherwise", "4.2");
     patiently(|| world.stage(&pv));
     for (flag, other) in [("soft", true), ("hard", false), ("noexec", true), ("nfsvers=4.1", true)] {
