@@ -98,7 +98,13 @@ impl Shares {
         wanted: impl Fn(&Share, R) -> Option<(Key, T)>,
     ) -> Result<Part<T>> {
         let (mut entries, mut last) = (Vec::new(), from);
+        // Each share of a server that is silent would be waited for anew.
+        let mut silent = Vec::new();
         for (hash, at) in self.in_order(from.share) {
+            if silent.contains(&at.share.server) {
+                tracing::warn!(share = %at, "left out of a list: its server has just given no answer");
+                continue;
+            }
             let share = self.uses(&at);
             let mut after = from.after.filter(|_| hash == from.share);
             loop {
@@ -106,6 +112,8 @@ impl Shares {
                     Ok(page) => page,
                     Err(error) => {
                         tracing::warn!(share = %at, error = error.chain(), "left out of a list");
+                        silent
+                            .extend(matches!(error, Error::Unavailable(_)).then(|| at.share.server.clone()));
                         break;
                     }
                 };
