@@ -14,12 +14,21 @@ impl Share {
     /// Takes the unfinished volume away from whoever makes it, so that it can never become ready, and then
     /// everything it has. False: somebody else took it first, or it became ready.
     ///
-    /// The caller has the volume's turn. Everything happens in the directory that was looked at: a newer
-    /// volume of this name stands in another.
+    /// The caller has the volume's turn, but may have looked before it got it. Everything happens in the
+    /// directory that was looked at: a newer volume of this name stands in another.
     pub(super) fn discard(&self, found: &Volume, record: &VolumeRecord, by: Worker) -> Result<bool> {
         let doing = || format!("discarding the unfinished volume {}", record.key);
         let (directory, own) = (&found.directory, self.worker.creating());
-        if by != self.worker {
+        if by == self.worker {
+            // No rename decides here: another thread may have finished the volume since it was looked at.
+            let unfinished = match directory.stat(&own) {
+                Err(e) if e.is_stale() => None,
+                stat => stat.on_share(doing)?,
+            };
+            if unfinished.is_none() {
+                return Ok(false);
+            }
+        } else {
             match directory.rename(&by.creating(), directory, &own) {
                 Err(e) if e.is_not_found() || e.is_stale() => return Ok(false),
                 result => result.and_then(|()| directory.sync()).on_share(doing)?,
