@@ -39,20 +39,25 @@ impl Share {
         let worker = record.worker();
         self.bin_draft(Draft { key: record.key, what: What::Root, worker })?;
         failpoint!("share.discarded-draft");
+        // Without the claim it was never put in place, or is gone from there: what stands there is another's, also
+        // with the same inode number.
         if !record.adopted
+            && self.has_claim(record)?
             && let Some((above, stat)) = self.standing(&record.root, Aim::Existing)?
             && stat.inode.number == record.fileid
         {
             self.bin(&above, record.root.split().1, self.trashed_root(record))?;
         }
         failpoint!("share.discarded-root");
-        self.release(record)?;
+        // The record before the claim, which is dead without it: the other way round, another volume could get
+        // the directory while this record still means it.
         match directory.remove_file(&own).and_then(|()| directory.sync()) {
             // Whoever took it from here has removed the whole directory.
             Err(e) if e.is_stale() => {}
             result => result.on_share(doing)?,
         }
         failpoint!("share.discarded-record");
+        self.release(record)?;
         self.clear(Kind::Volume, record.key, directory)?;
         Ok(true)
     }

@@ -75,6 +75,24 @@ fn one_directory_goes_to_one() {
     sound(&share);
 }
 
+/// One makes it, the others adopt what it made.
+#[test]
+fn one_directory_goes_to_all_that_retain_it() {
+    let home = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let records = at_once(home.path(), 3, |share, number| {
+            let wanted = volume(&format!("{round}-{number}"), &format!("d{round}"), OnDelete::Retain);
+            again(|| create(share, &wanted)).unwrap()
+        });
+        let share = open(home.path());
+        for record in &records {
+            share.open_root_of(record).unwrap();
+        }
+        assert_eq!(records.iter().filter(|record| !record.adopted).count(), 1, "{records:?}");
+    }
+    sound(&open(home.path()));
+}
+
 #[test]
 fn a_volume_that_is_looked_up_while_it_comes_and_goes() {
     let home = tempfile::tempdir().unwrap();
