@@ -90,6 +90,9 @@ fn a_late_rename_into_trash_destroys_nothing() {
     let outcome = share.bin(&share.root, "v".as_ref(), late);
     assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
     assert_eq!(fs::read(home.path().join("v/f")).unwrap(), b"new data");
+    let outcome = super::super::delete::archive(&share.root, "v".as_ref(), late.fileid, old.incarnation);
+    assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
+    assert_eq!(fs::read(home.path().join("v/f")).unwrap(), b"new data");
     sound(&share);
 }
 
