@@ -189,16 +189,26 @@ impl Share {
                 return Ok(Verdict::Taken(by));
             }
         }
-        let mut below = vec![(at, names)];
-        while let Some((at, names)) = below.pop() {
-            for name in names.iter().filter(|name| !name.as_bytes().starts_with(CLAIM.as_bytes())) {
-                let Some(next) = at.enter(name).on_share(|| "looking at claims".into())? else { continue };
-                let inside = list(&next)?;
-                if let Some(by) = self.judge_one(&next, &inside, asking, false, &mut contested)? {
-                    return Ok(Verdict::Taken(by));
-                }
-                below.push((next, inside));
+        // Only the directories on the way to one are open: there may be as many as volumes.
+        let mut way = vec![(at, names)];
+        while let Some((at, names)) = way.last_mut() {
+            let Some(name) = names.pop() else {
+                way.pop();
+                continue;
+            };
+            if name.as_bytes().starts_with(CLAIM.as_bytes()) {
+                continue;
             }
+            let next = match at.enter(&name) {
+                Err(e) if e.is_stale() => None,
+                next => next.on_share(|| "looking at claims".into())?,
+            };
+            let Some(next) = next else { continue };
+            let inside = list(&next)?;
+            if let Some(by) = self.judge_one(&next, &inside, asking, false, &mut contested)? {
+                return Ok(Verdict::Taken(by));
+            }
+            way.push((next, inside));
         }
         Ok(contested.map_or(Verdict::Clear, Verdict::Contested))
     }

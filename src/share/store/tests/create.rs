@@ -277,3 +277,33 @@ fn a_sweep_says_what_it_had_to_pass_over() {
     assert_eq!(share.sweep(&mut |_| {}).unwrap().passed_over, 0);
     sound(&share);
 }
+
+/// As many directories of claims as volumes: few of them are open at a time, and the driver hears of each.
+#[test]
+fn many_claims_are_swept_with_few_open_files() {
+    let home = tempfile::tempdir().unwrap();
+    let share = open(home.path());
+    let alive = create(&share, &volume("v", "d/7/alive", OnDelete::Delete)).unwrap();
+    for n in 0..1500 {
+        let root = place(&format!("d/{n}/x"));
+        share.make_dead_claim(&VolumeRecord { root, incarnation: Uuid::new_v4(), ..alive.clone() });
+    }
+    let open_now = || {
+        let files =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        files.filter(|path| path.starts_with(home.path())).count()
+    };
+    let (before, mut most, mut heard) = (open_now(), 0, 0);
+    share
+        .sweep(&mut |number| {
+            heard += 1;
+            if number % 100 == 0 {
+                most = most.max(open_now());
+            }
+        })
+        .unwrap();
+    assert!(most <= before + 8, "{most} files were open, {before} before");
+    assert!(heard > 3000, "{heard}");
+    assert_eq!(claims(&share), [(alive.root.path(), alive.claim())]);
+    sound(&share);
+}
