@@ -1,7 +1,7 @@
 //! DeleteVolume on a share, and what becomes of the directory.
 //!
-//! The root goes first, then the record, then the claim: as long as the record stands, the directory is claimed, so that
-//! a rename which the server carries out late meets no newer volume.
+//! The root goes first, then the record, then the claim: as long as the record stands, the directory is
+//! claimed, so that a rename which the server carries out late meets no newer volume.
 
 use super::{
     Kind, Share,
