@@ -139,6 +139,12 @@ impl Bind {
         run("mount", ["--bind".as_ref(), source.as_os_str(), target.as_os_str()]);
         Self(target.to_owned())
     }
+
+    /// A filesystem in memory in its place, with these mount options.
+    pub fn tmpfs(options: &str, target: &Path) -> Self {
+        run("mount", ["-t", "tmpfs", "-o", options, "tmpfs", target.to_str().unwrap()]);
+        Self(target.to_owned())
+    }
 }
 
 impl Drop for Bind {

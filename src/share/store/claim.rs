@@ -9,6 +9,7 @@ use super::{
     fault::OnShare,
     names::{CLAIM, Claim},
     object::State,
+    place::Aim,
     record::{OnDelete, Place, VolumeRecord},
 };
 use crate::{
@@ -43,9 +44,9 @@ enum Verdict {
 
 /// Who asks.
 struct Asking<'a> {
-    own: Option<Claim>,
-    on_delete: OnDelete,
     place: &'a Place,
+    /// `None`: nobody who wants to have it.
+    volume: Option<&'a VolumeRecord>,
 }
 
 impl Share {
@@ -54,7 +55,7 @@ impl Share {
         self.announce(record)?;
         failpoint!("share.claimed");
         let deadline = Instant::now() + GIVING_WAY;
-        let asking = Asking { own: Some(record.claim()), on_delete: record.on_delete, place: &record.root };
+        let asking = Asking { place: &record.root, volume: Some(record) };
         loop {
             match self.judge(&asking)? {
                 Verdict::Clear => return Ok(()),
@@ -72,7 +73,7 @@ impl Share {
 
     /// Fails when a volume has this directory, one above it or one below it.
     pub(super) fn refuse_claimed(&self, place: &Place) -> Result<()> {
-        match self.judge(&Asking { own: None, on_delete: OnDelete::Delete, place })? {
+        match self.judge(&Asking { place, volume: None })? {
             Verdict::Clear => Ok(()),
             Verdict::Taken(by) => {
                 Err(Error::Refused(format!("directory {:?} of the share belongs to {by}", place.to_string())))
@@ -122,6 +123,17 @@ impl Share {
             at = next;
         }
         Ok(Some(at))
+    }
+
+    /// Whether the record's directory is still its own.
+    pub(super) fn has_claim(&self, record: &VolumeRecord) -> Result<bool> {
+        let doing = || format!("looking for the claim of volume {}", record.key);
+        let Some(mut way) = self.way(record.root.components())? else { return Ok(false) };
+        let Some(last) = way.pop() else { return Ok(false) };
+        match last.stat(&record.claim().name()) {
+            Err(e) if e.is_stale() => Ok(false),
+            stat => stat.map(|stat| stat.is_some()).on_share(doing),
+        }
     }
 
     /// Gives the directory back, and what led to the claim as far as nobody else needs it.
@@ -177,16 +189,26 @@ impl Share {
                 return Ok(Verdict::Taken(by));
             }
         }
-        let mut below = vec![(at, names)];
-        while let Some((at, names)) = below.pop() {
-            for name in names.iter().filter(|name| !name.as_bytes().starts_with(CLAIM.as_bytes())) {
-                let Some(next) = at.enter(name).on_share(|| "looking at claims".into())? else { continue };
-                let inside = list(&next)?;
-                if let Some(by) = self.judge_one(&next, &inside, asking, false, &mut contested)? {
-                    return Ok(Verdict::Taken(by));
-                }
-                below.push((next, inside));
+        // Only the directories on the way to one are open: there may be as many as volumes.
+        let mut way = vec![(at, names)];
+        while let Some((at, names)) = way.last_mut() {
+            let Some(name) = names.pop() else {
+                way.pop();
+                continue;
+            };
+            if name.as_bytes().starts_with(CLAIM.as_bytes()) {
+                continue;
             }
+            let next = match at.enter(&name) {
+                Err(e) if e.is_stale() => None,
+                next => next.on_share(|| "looking at claims".into())?,
+            };
+            let Some(next) = next else { continue };
+            let inside = list(&next)?;
+            if let Some(by) = self.judge_one(&next, &inside, asking, false, &mut contested)? {
+                return Ok(Verdict::Taken(by));
+            }
+            way.push((next, inside));
         }
         Ok(contested.map_or(Verdict::Clear, Verdict::Contested))
     }
@@ -200,12 +222,10 @@ impl Share {
         same: bool,
         contested: &mut Option<Uuid>,
     ) -> Result<Option<String>> {
+        let own = asking.volume.map(VolumeRecord::claim);
         for name in names {
-            let Some(claim) = Claim::parse(name).filter(|claim| Some(*claim) != asking.own) else {
+            let Some(claim) = Claim::parse(name).filter(|claim| Some(*claim) != own) else {
                 continue;
-            };
-            let compatible = |record: &VolumeRecord| {
-                same && record.on_delete == OnDelete::Retain && asking.on_delete == OnDelete::Retain
             };
             match self.standing_of(claim)? {
                 Standing::Gone => {
@@ -214,17 +234,39 @@ impl Share {
                         .on_share(|| "removing the claim of a volume that is gone".into())?;
                     failpoint!("share.dead-claim-removed");
                 }
-                Standing::Ready(record) if compatible(&record) => {}
-                Standing::Ready(record) => return Ok(Some(told(&record))),
-                Standing::Pending(record) if compatible(&record) => {}
-                Standing::Pending(record) => {
-                    let lowest = contested.map_or(record.incarnation, |other| other.min(record.incarnation));
-                    *contested = Some(lowest);
-                }
+                Standing::Ready(record) => match self.sharing(&record, asking, same)? {
+                    Sharing::Yes => {}
+                    Sharing::Later => add(contested, &record),
+                    Sharing::No => return Ok(Some(told(&record))),
+                },
+                // Not even with `retain`: if it is rolled back, the directory goes that it made.
+                Standing::Pending(record) => add(contested, &record),
                 Standing::Unreadable(why) => return Ok(Some(why)),
             }
         }
         Ok(None)
+    }
+
+    /// Whether a volume may have the directory that a finished one has.
+    fn sharing(&self, there: &VolumeRecord, asking: &Asking<'_>, same: bool) -> Result<Sharing> {
+        let Some(volume) = asking.volume.filter(|volume| {
+            same && [volume.on_delete, there.on_delete] == [OnDelete::Retain, OnDelete::Retain]
+        }) else {
+            return Ok(Sharing::No);
+        };
+        if volume.adopted {
+            return Ok(Sharing::Yes);
+        }
+        // What is made is renamed onto what stands there: an empty directory would be replaced.
+        if volume.source.is_some() {
+            return Ok(Sharing::No);
+        }
+        let stands = self.standing(&there.root, Aim::Wanted)?;
+        Ok(match stands {
+            Some((_, stat)) if stat.inode.number == there.fileid => Sharing::Later,
+            // Its directory is gone: to make another would not bring it back.
+            _ => Sharing::No,
+        })
     }
 
     /// What has become of the volume that made a claim. One that nobody makes any more is discarded.
@@ -254,6 +296,16 @@ impl Share {
     }
 }
 
+/// Whether two volumes have one directory.
+enum Sharing {
+    /// Both use it.
+    Yes,
+    /// It has come to stand there since this volume's plan was made: the next attempt adopts it.
+    Later,
+    /// It is taken.
+    No,
+}
+
 /// What has become of a claim's volume.
 #[derive(Debug)]
 pub(super) enum Standing {
@@ -265,6 +317,10 @@ pub(super) enum Standing {
     Pending(VolumeRecord),
     /// Nobody knows, and why.
     Unreadable(String),
+}
+
+fn add(contested: &mut Option<Uuid>, record: &VolumeRecord) {
+    *contested = Some(contested.map_or(record.incarnation, |lowest| lowest.min(record.incarnation)));
 }
 
 fn told(record: &VolumeRecord) -> String {

@@ -1,7 +1,7 @@
 //! DeleteVolume on a share, and what becomes of the directory.
 //!
-//! The root goes first and the record last: as long as the record stands, the directory is claimed, so that
-//! a rename which the server carries out late meets no newer volume.
+//! The root goes first, then the record, then the claim: as long as the record stands, the directory is
+//! claimed, so that a rename which the server carries out late meets no newer volume.
 
 use super::{
     Kind, Share,
@@ -18,11 +18,18 @@ use crate::{
     store::sealed,
     volume::Key,
 };
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    thread,
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// linux/limits.h
 const MAX_NAME: usize = 255;
+/// How often a record is removed that others are just changing.
+const TRIES: u32 = 8;
+const STEP: Duration = Duration::from_millis(20);
 
 impl Share {
     /// Makes a volume cease to exist; absent is fine.
@@ -43,10 +50,14 @@ impl Share {
                 }
                 match self.discard(&found, record, *by)? {
                     true => Ok(()),
-                    false => Err(Error::Busy(format!("volume {key} has just changed; try again"))),
+                    false => Err(changing(key)),
                 }
             }
-            State::Dead => self.clear(Kind::Volume, key, &found.directory),
+            // A record that has just come there is for the next attempt.
+            State::Dead => match self.is_cleared(Kind::Volume, key, &found.directory)? {
+                true => Ok(()),
+                false => Err(changing(key)),
+            },
         }
     }
 
@@ -55,7 +66,6 @@ impl Share {
     }
 
     fn delete(&self, found: &Volume, record: &VolumeRecord) -> Result<()> {
-        let doing = || format!("deleting volume {}", record.key);
         match record.on_delete {
             OnDelete::Delete => {
                 self.take_away(record, |above, name| self.bin(above, name, self.trashed_root(record)))?
@@ -68,12 +78,34 @@ impl Share {
             OnDelete::Retain => {}
         }
         failpoint!("share.root-gone");
-        found.directory.remove_file(OsStr::new(RECORD)).on_share(doing)?;
-        failpoint!("share.record-removed");
-        found.directory.sync().on_share(doing)?;
+        self.remove_record(record.key, &found.directory)?;
+        failpoint!("share.record-gone");
         self.release(record)?;
         failpoint!("share.claim-released");
-        self.clear(Kind::Volume, record.key, &found.directory)
+        Ok(())
+    }
+
+    /// Takes the record away, and the directory that it is in: a controller that changes the record at the same
+    /// time has that directory open, and can put its record there as long as the directory stands.
+    fn remove_record(&self, key: Key, directory: &Directory) -> Result<()> {
+        let doing = || format!("deleting volume {key}");
+        for _ in 0..TRIES {
+            match directory.remove_file(OsStr::new(RECORD)) {
+                Err(e) if e.is_stale() => return Ok(()),
+                result => result.on_share(doing)?,
+            }
+            failpoint!("share.record-removed");
+            match directory.sync() {
+                Err(e) if e.is_stale() => return Ok(()),
+                result => result.on_share(doing)?,
+            }
+            if self.is_cleared(Kind::Volume, key, directory)? {
+                return Ok(());
+            }
+            // Or somebody on this host is just reading it, and it lives on under another name until then (NFS).
+            thread::sleep(STEP);
+        }
+        Err(changing(key))
     }
 
     /// Does with the volume's directory what its end is. One that is gone already is fine, another is not.
@@ -127,7 +159,8 @@ impl Share {
         }
         (record.required_bytes, record.size_bytes) = (required_bytes, size_bytes);
         let doing = || format!("writing the record of volume {key}");
-        // From a directory of its own: a rename that the server carries out late finds nothing there.
+        // The rename goes into the directory that was looked at: one that is carried out late never meets a newer
+        // volume, and finds no directory any more when the volume is gone.
         let draft = Draft { key, what: What::Record, worker: self.worker };
         let directory = self.new_draft(draft)?;
         directory.write(OsStr::new(RECORD), &sealed::seal(&record)?).on_share(doing)?;
@@ -171,8 +204,12 @@ impl Share {
     }
 }
 
+fn changing(key: Key) -> Error {
+    Error::Busy(format!("volume {key} has just changed; try again"))
+}
+
 /// Gives a directory a name that no other volume ever has.
-fn archive(above: &Directory, name: &OsStr, fileid: u64, unique: Uuid) -> Result<()> {
+pub(super) fn archive(above: &Directory, name: &OsStr, fileid: u64, unique: Uuid) -> Result<()> {
     let text = name.to_string_lossy();
     let room = MAX_NAME - "archived-.".len() - unique.hyphenated().to_string().len();
     let kept = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
@@ -192,5 +229,14 @@ fn archive(above: &Directory, name: &OsStr, fileid: u64, unique: Uuid) -> Result
         result => result.on_share(doing)?,
     }
     failpoint!("share.archived");
+    // As in the bin: another may have come to stand there between the look and the rename.
+    let arrived = above.stat(&target).on_share(doing)?;
+    if arrived.is_some_and(|stat| stat.inode.number != fileid) {
+        above.rename(&target, above, name).on_share(doing)?;
+        return Err(Error::Busy(format!(
+            "{} has just been replaced by another, which was left alone; try again",
+            above.path().join(name).display()
+        )));
+    }
     above.sync().on_share(doing)
 }

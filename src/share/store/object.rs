@@ -85,6 +85,17 @@ impl Share {
         self.directory(kind).enter(&of_key(key)).on_share(|| format!("looking for {kind} {key}"))
     }
 
+    /// Like [`Share::clear`]; false: the directory is still there, since something that counts is in it.
+    pub(super) fn is_cleared(&self, kind: Kind, key: Key, directory: &Directory) -> Result<bool> {
+        self.clear(kind, key, directory)?;
+        let doing = || format!("looking whether {kind} {key} is gone");
+        let Some(there) = self.directory(kind).stat(&of_key(key)).on_share(doing)? else { return Ok(true) };
+        match directory.own_stat() {
+            Err(e) if e.is_stale() => Ok(true),
+            own => own.map(|own| own.inode.number != there.inode.number).on_share(doing),
+        }
+    }
+
     /// Takes away an object's directory that holds nothing which counts. Another, newer one cannot be hit:
     /// it is not empty.
     pub(super) fn clear(&self, kind: Kind, key: Key, directory: &Directory) -> Result<()> {
@@ -100,7 +111,11 @@ impl Share {
                 || Worker::of_creating(&name).is_some()
                 || of_deleting(&name).is_some();
             if !counts {
-                directory.remove_file(&name).on_share(doing)?;
+                match directory.remove_file(&name) {
+                    // Somebody on this host still reads what was removed (NFS); it goes by itself.
+                    Err(e) if e.is_busy() => {}
+                    result => result.on_share(doing)?,
+                }
             }
         }
         match parent.remove_dir(&of_key(key)) {

@@ -13,7 +13,11 @@ use crate::{
     failpoint,
     os::directory::Directory,
 };
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    time::Duration,
+};
 
 /// A heartbeat that was not given for so long is taken away.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
@@ -25,9 +29,9 @@ impl Share {
         self.beat()?;
         let mut passed_over = self.sweep_volumes(progress)?;
         self.sweep_snapshots(progress)?;
-        passed_over += self.sweep_tmp()?;
+        passed_over += self.sweep_tmp(progress)?;
         progress(0);
-        self.sweep_claims()?;
+        self.sweep_claims(progress)?;
         progress(0);
         let purge = self.purge(progress)?;
         self.forget_workers()?;
@@ -87,9 +91,10 @@ impl Share {
     }
 
     /// How many had to be passed over.
-    fn sweep_tmp(&self) -> Result<u64> {
+    fn sweep_tmp(&self, progress: &mut dyn FnMut(u64)) -> Result<u64> {
         let mut passed_over = 0;
-        for name in self.tmp.list().on_share(|| "listing tmp".into())? {
+        for (number, name) in (1..).zip(self.tmp.list().on_share(|| "listing tmp".into())?) {
+            progress(number);
             if let Some(worker) = Worker::of_format(&name).filter(|worker| worker.tag == self.tag()) {
                 if !self.is_anothers(worker)? {
                     self.tmp.remove_file(&name).on_share(|| format!("removing {name:?} from tmp"))?;
@@ -111,59 +116,60 @@ impl Share {
         Ok(passed_over)
     }
 
-    /// Claims of volumes that are gone: they hinder nobody, but they add up.
-    fn sweep_claims(&self) -> Result<()> {
-        let mut rest = vec![self.claims.again().on_share(|| "looking at claims".into())?];
-        while let Some(directory) = rest.pop() {
-            for name in super::object::list(&directory)? {
-                if !name.as_bytes().starts_with(CLAIM.as_bytes()) {
-                    let next = directory.enter(&name).on_share(|| "looking at claims".into())?;
-                    rest.extend(next);
-                    continue;
-                }
-                let swept = match Claim::parse(&name).filter(|claim| claim.tag == self.tag()) {
-                    Some(claim) => self.sweep_claim(&directory, &name, claim),
-                    None => Ok(()),
-                };
-                tolerate(swept, &format!("claim {name:?}"))?;
-            }
-        }
-        self.remove_empty_claims()
-    }
-
-    fn sweep_claim(&self, directory: &Directory, name: &OsStr, claim: Claim) -> Result<()> {
-        match self.standing_of(claim)? {
-            Standing::Gone => directory.remove_dir(name).on_share(|| "removing a dead claim".into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Directories of claims in which nothing is any more, the deepest first.
-    fn remove_empty_claims(&self) -> Result<()> {
-        let doing = || "removing empty directories of claims".to_owned();
-        let mut way = vec![(self.claims.again().on_share(doing)?, None::<std::ffi::OsString>)];
-        let mut names = vec![super::object::list(&self.claims)?];
-        while let Some(left) = names.last_mut() {
-            let Some((here, _)) = way.last() else { break };
-            if let Some(name) = left.pop() {
-                if !name.as_bytes().starts_with(CLAIM.as_bytes())
-                    && let Some(next) = here.enter(&name).on_share(doing)?
-                {
-                    names.push(super::object::list(&next)?);
-                    way.push((next, Some(name)));
+    /// Claims of volumes that are gone, which hinder nobody but add up, and directories that are empty then. Only
+    /// the directories on the way to where it is are open: there may be as many as volumes.
+    fn sweep_claims(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let top = self.claims.again().on_share(|| "looking at claims".into())?;
+        let mut way = vec![Level { left: super::object::list(&top)?, directory: top, kept: false }];
+        let mut below = Vec::<OsString>::new();
+        let mut seen = 0;
+        while let Some(level) = way.last_mut() {
+            let Some(name) = level.left.pop() else {
+                let kept = level.kept;
+                way.pop();
+                if let (Some(above), Some(name)) = (way.last_mut(), below.pop()) {
+                    above.kept |= kept || !remove_empty(&above.directory, &name)?;
                 }
                 continue;
+            };
+            seen += 1;
+            progress(seen);
+            if name.as_bytes().starts_with(CLAIM.as_bytes()) {
+                level.kept |= !self.sweep_claim(&level.directory, &name)?;
+                continue;
             }
-            names.pop();
-            let left = way.pop();
-            if let (Some((_, Some(name))), Some((above, _))) = (left, way.last()) {
-                match above.remove_dir(&name) {
-                    Err(e) if e.is_not_empty() || e.is_already_there() => {}
-                    result => result.on_share(doing)?,
+            let next = match level.directory.enter(&name) {
+                Err(e) if e.is_stale() => None,
+                Err(e) => {
+                    level.kept = true;
+                    tolerate(Err(e).on_share(|| "looking at claims".into()), &format!("{name:?} in claims"))?;
+                    None
                 }
+                Ok(next) => next,
+            };
+            if let Some(next) = next {
+                way.push(Level { left: super::object::list(&next)?, directory: next, kept: false });
+                below.push(name);
             }
         }
         Ok(())
+    }
+
+    /// Whether it is gone.
+    fn sweep_claim(&self, directory: &Directory, name: &OsStr) -> Result<bool> {
+        let Some(claim) = Claim::parse(name).filter(|claim| claim.tag == self.tag()) else {
+            return Ok(false);
+        };
+        let mut gone = false;
+        let swept = self.standing_of(claim).and_then(|standing| {
+            if matches!(standing, Standing::Gone) {
+                directory.remove_dir(name).on_share(|| "removing a dead claim".into())?;
+                gone = true;
+            }
+            Ok(())
+        });
+        tolerate(swept, &format!("claim {name:?}"))?;
+        Ok(gone)
     }
 
     /// Heartbeats of processes that ended long ago.
@@ -191,6 +197,23 @@ impl Share {
     fn beat_of(&self, heartbeat: &OsStr) -> Result<Option<std::time::SystemTime>> {
         let stat = self.tmp.stat(heartbeat).on_share(|| "looking at a heartbeat".into())?;
         Ok(stat.map(|stat| stat.modified))
+    }
+}
+
+/// A directory of claims that is being swept.
+struct Level {
+    directory: Directory,
+    left: Vec<OsString>,
+    /// Something stays in it.
+    kept: bool,
+}
+
+/// False: something is in it.
+fn remove_empty(above: &Directory, name: &OsStr) -> Result<bool> {
+    match above.remove_dir(name) {
+        Err(e) if e.is_not_empty() || e.is_already_there() => Ok(false),
+        Err(e) if e.is_stale() => Ok(true),
+        result => result.map(|()| true).on_share(|| "removing empty directories of claims".into()),
     }
 }
 

@@ -72,6 +72,7 @@ impl Share {
         self.beat()?;
         let mut purge = Purge::default();
         for name in self.trash.list().on_share(|| "listing trash".into())? {
+            progress(0);
             let Some(trashed) = Trashed::parse(&name).filter(|trashed| trashed.tag == self.tag()) else {
                 continue;
             };

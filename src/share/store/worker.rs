@@ -93,11 +93,18 @@ impl Share {
     }
 
     /// Shows that this process is at work, where it has not just done so. Long work does it by its progress.
+    /// On a full share it may not be possible, and is no reason not to delete.
     pub fn beat(&self) -> Result<()> {
-        self.server_time().map(drop)
+        match self.server_time() {
+            Err(error) if error.is_no_space() => {
+                tracing::debug!(error = error.chain(), "no heartbeat");
+                Ok(())
+            }
+            outcome => outcome.map(drop),
+        }
     }
 
-    /// The server's clock, for which a file is touched now and then.
+    /// The server's clock, for which a file is touched now and then, or tmp itself where there is no room for it.
     fn server_time(&self) -> Result<SystemTime> {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, time)) = *clock
@@ -106,8 +113,11 @@ impl Share {
             return Ok(time + at.elapsed());
         }
         let at = Instant::now();
-        let stat =
-            self.tmp.touch(&self.worker.heartbeat()).on_share(|| "showing that work goes on".into())?;
+        let touched = match self.tmp.touch(&self.worker.heartbeat()) {
+            Err(e) if e.is_no_space() => self.tmp.touch_itself(),
+            touched => touched,
+        };
+        let stat = touched.on_share(|| "showing that work goes on".into())?;
         *clock = Some((at, stat.modified));
         Ok(stat.modified)
     }

@@ -110,7 +110,8 @@ mod killed {
     use std::{
         collections::BTreeMap,
         env,
-        process::{Command, Stdio},
+        process::{Child, Command, Stdio},
+        thread,
     };
 
     const OPERATION: &str = "WHARF_TEST_SHARE_OPERATION";
@@ -126,12 +127,58 @@ mod killed {
     }
 
     fn run(root: &Path, operation: &str, with: &[(&str, String)]) {
+        start(root, operation, with).wait().unwrap();
+    }
+
+    fn start(root: &Path, operation: &str, with: &[(&str, String)]) -> Child {
         let this = module_path!().split_once("::").unwrap().1;
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", &format!("{this}::child"), "--nocapture"]);
         child.env(OPERATION, operation).env(ROOT, root);
         child.envs(with.iter().map(|(name, value)| (*name, value.as_str())));
-        child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// What is stopped, in the third field of its stat, or has ended.
+    fn await_stop(child: &mut Child) {
+        for _ in 0..3000 {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            if stat.rsplit_once(") ").unwrap().1.starts_with('T') {
+                return;
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it ended and never stopped");
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it never stopped");
+    }
+
+    /// The last step of a change of the record, which another controller has begun before.
+    #[test]
+    fn a_record_that_comes_while_its_volume_is_deleted_goes_too() {
+        for point in ["share.root-gone", "share.record-removed", "share.record-gone"] {
+            let home = tempfile::tempdir().unwrap();
+            prepare(home.path(), "volume");
+            let (late, directory) =
+                (home.path().join("late"), home.path().join(".wharf/volumes").join(key("old").to_string()));
+            fs::copy(directory.join("record.json"), &late).unwrap();
+            let mut child = start(home.path(), "delete", &[("WHARF_FAILPOINT", format!("{point}=stop"))]);
+            await_stop(&mut child);
+            // Into a directory that is gone it cannot come any more.
+            assert_eq!(
+                fs::rename(&late, directory.join("record.json")).is_ok(),
+                point != "share.record-gone",
+                "{point}"
+            );
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
+                nix::sys::signal::Signal::SIGCONT,
+            )
+            .unwrap();
+            assert!(child.wait().unwrap().success(), "{point}");
+            let share = open(home.path());
+            assert_eq!(share.volume(key("old")).unwrap(), None, "{point}");
+            sound(&share);
+        }
     }
 
     /// Each point that a whole run reaches, with the number of its hit.
@@ -151,6 +198,19 @@ mod killed {
                 (point.to_owned(), *number)
             })
             .collect()
+    }
+
+    /// As long as a record stands, nobody else gets its directory.
+    #[test]
+    fn an_unfinished_record_goes_before_its_claim() {
+        let home = tempfile::tempdir().unwrap();
+        prepare(home.path(), "unfinished");
+        run(home.path(), "take over", &[("WHARF_FAILPOINT", "share.released@1=kill".to_owned())]);
+        let share = open(home.path());
+        assert_eq!(names(&home.path().join(".wharf/claims/new/dir")), [""; 0]);
+        let directory = home.path().join(".wharf/volumes").join(key("new").to_string());
+        assert_eq!(names(&directory), [""; 0]);
+        sound(&share);
     }
 
     #[test]

@@ -109,6 +109,61 @@ fn directories_are_exclusive_also_above_and_below() {
 }
 
 #[test]
+fn nothing_is_made_over_a_retained_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let share = open(home.path());
+    let source = create(&share, &volume("source", "source", OnDelete::Delete)).unwrap();
+    let record = create(&share, &volume("r", "r", OnDelete::Retain)).unwrap();
+    let clone = |name: &str| NewVolume {
+        on_delete: OnDelete::Retain,
+        ..copy_of(name, "r", Source::Volume(source.key))
+    };
+    // Its directory is empty, and would be replaced without a word.
+    let outcome = create(&share, &clone("c"));
+    assert!(matches!(outcome, Err(Error::Incompatible(_))), "{outcome:?}");
+    share.open_root_of(&record).unwrap();
+    assert_eq!(share.volume(key("c")).unwrap(), None);
+    // Nor one beside it, when it is gone.
+    fs::remove_dir(home.path().join("r")).unwrap();
+    let outcome = create(&share, &volume("x", "r", OnDelete::Retain));
+    assert!(matches!(outcome, Err(Error::Incompatible(_))), "{outcome:?}");
+    share.delete_volume(key("r")).unwrap();
+    create(&share, &volume("x", "r", OnDelete::Retain)).unwrap();
+    sound(&share);
+}
+
+#[test]
+fn a_retained_directory_is_shared_once_it_is_finished() {
+    let home = tempfile::tempdir().unwrap();
+    let (share, other) = (open(home.path()), open(home.path()));
+    create(&share, &volume("source", "source", OnDelete::Delete)).unwrap();
+    fs::create_dir(home.path().join("r")).unwrap();
+    let clone = NewVolume { on_delete: OnDelete::Retain, ..copy_of("c", "r", Source::Volume(key("source"))) };
+    let beside = volume("b", "r", OnDelete::Retain);
+    let made = share.create_volume(&clone, Abilities::default(), &mut |_| {
+        // The empty directory is about to be replaced.
+        let outcome = create(&other, &beside);
+        assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
+        true
+    });
+    let made = made.unwrap();
+
+    // In place but not finished; and then whoever makes it is killed.
+    let directory = home.path().join(".wharf/volumes").join(made.key.to_string());
+    fs::rename(directory.join("record.json"), directory.join(share.worker.creating())).unwrap();
+    let outcome = create(&other, &beside);
+    assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
+    let other = successor(home.path(), &share);
+    let record = again(|| create(&other, &beside)).unwrap();
+    other.open_root_of(&record).unwrap();
+    assert_eq!(other.volume(made.key).unwrap(), None);
+    // Both use it.
+    let second = create(&other, &volume("b2", "r", OnDelete::Retain)).unwrap();
+    assert!(second.adopted && second.fileid == record.fileid);
+    sound(&other);
+}
+
+#[test]
 fn a_dead_claim_hinders_nobody() {
     let home = tempfile::tempdir().unwrap();
     let share = open(home.path());
@@ -118,6 +173,23 @@ fn a_dead_claim_hinders_nobody() {
     assert_eq!(claims(&share).len(), 1);
     create(&share, &volume("new", "a", OnDelete::Retain)).unwrap();
     share.make_dead_claim(&VolumeRecord { root: place("x/y/z"), ..record });
+    sound(&share);
+}
+
+/// An inode number comes back after a purge.
+#[test]
+fn a_record_without_a_claim_means_no_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let dead = open(home.path());
+    let record = create(&dead, &volume("v", "d", OnDelete::Delete)).unwrap();
+    let old = VolumeRecord { key: key("old"), incarnation: Uuid::new_v4(), ..record.clone() };
+    let directory = home.path().join(".wharf/volumes").join(old.key.to_string());
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join(dead.worker.creating()), crate::store::sealed::seal(&old).unwrap()).unwrap();
+    let share = successor(home.path(), &dead);
+    share.sweep(&mut |_| {}).unwrap();
+    share.open_root_of(&record).unwrap();
+    assert!(!directory.exists());
     sound(&share);
 }
 
@@ -203,5 +275,35 @@ fn a_sweep_says_what_it_had_to_pass_over() {
     assert_eq!(share.sweep(&mut |_| {}).unwrap().passed_over, 1, "its own is no leftover");
     drop(turn);
     assert_eq!(share.sweep(&mut |_| {}).unwrap().passed_over, 0);
+    sound(&share);
+}
+
+/// As many directories of claims as volumes: few of them are open at a time, and the driver hears of each.
+#[test]
+fn many_claims_are_swept_with_few_open_files() {
+    let home = tempfile::tempdir().unwrap();
+    let share = open(home.path());
+    let alive = create(&share, &volume("v", "d/7/alive", OnDelete::Delete)).unwrap();
+    for n in 0..1500 {
+        let root = place(&format!("d/{n}/x"));
+        share.make_dead_claim(&VolumeRecord { root, incarnation: Uuid::new_v4(), ..alive.clone() });
+    }
+    let open_now = || {
+        let files =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        files.filter(|path| path.starts_with(home.path())).count()
+    };
+    let (before, mut most, mut heard) = (open_now(), 0, 0);
+    share
+        .sweep(&mut |number| {
+            heard += 1;
+            if number % 100 == 0 {
+                most = most.max(open_now());
+            }
+        })
+        .unwrap();
+    assert!(most <= before + 8, "{most} files were open, {before} before");
+    assert!(heard > 3000, "{heard}");
+    assert_eq!(claims(&share), [(alive.root.path(), alive.claim())]);
     sound(&share);
 }

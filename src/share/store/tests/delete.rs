@@ -90,6 +90,9 @@ fn a_late_rename_into_trash_destroys_nothing() {
     let outcome = share.bin(&share.root, "v".as_ref(), late);
     assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
     assert_eq!(fs::read(home.path().join("v/f")).unwrap(), b"new data");
+    let outcome = super::super::delete::archive(&share.root, "v".as_ref(), late.fileid, old.incarnation);
+    assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
+    assert_eq!(fs::read(home.path().join("v/f")).unwrap(), b"new data");
     sound(&share);
 }
 
@@ -147,5 +150,34 @@ fn findings_that_go_with_another_are_gone() {
     for one in trashed {
         assert_eq!(share.purge_leftover(one, &mut |_| {}).unwrap(), None);
     }
+    sound(&share);
+}
+
+/// What a controller that comes anew needs to delete takes no room.
+#[test]
+fn a_full_share_can_be_emptied() {
+    let home = tempfile::tempdir().unwrap();
+    let _mount = crate::os::testing::Bind::tmpfs("size=4m,nr_inodes=300", home.path());
+    let first = open(home.path());
+    for name in ["v", "w"] {
+        create(&first, &volume(name, name, OnDelete::Delete)).unwrap();
+    }
+    fs::write(home.path().join("w/f"), b"x").unwrap();
+    let clone = copy_of("c", "c", Source::Volume(key("w")));
+    first.create_volume(&clone, Abilities::default(), &mut |_| false).unwrap_err();
+    let full = (0..).find_map(|n| fs::write(home.path().join("v").join(n.to_string()), b"x").err());
+    assert_eq!(full.unwrap().raw_os_error(), Some(libc::ENOSPC));
+    let share = successor(home.path(), &first);
+    let outcome = create(&share, &volume("x", "x", OnDelete::Delete));
+    assert!(outcome.as_ref().is_err_and(Error::is_no_space), "{outcome:?}");
+    assert!(!home.path().join(".wharf/tmp").join(share.worker.heartbeat()).exists());
+    // Whether others work is asked, too.
+    let elsewhere = open_elsewhere(home.path());
+    assert!(!elsewhere.is_alive(share.worker).unwrap());
+    elsewhere.sweep(&mut |_| {}).unwrap();
+    share.delete_volume(key("v")).unwrap();
+    share.sweep(&mut |_| {}).unwrap();
+    assert_eq!(names(home.path()), [".wharf", "w"]);
+    create(&share, &volume("x", "x", OnDelete::Delete)).unwrap();
     sound(&share);
 }

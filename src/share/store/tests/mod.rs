@@ -10,6 +10,7 @@ mod squash;
 use super::{
     Identity, Kind, NewSnapshot, NewVolume, OnDelete, Place, Share, SnapshotRecord, VolumeRecord,
     names::{CLAIM, Claim},
+    object::State,
 };
 use crate::{
     error::{Error, Result},

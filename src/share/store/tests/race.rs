@@ -1,17 +1,33 @@
 //! Several controllers at once.
 
 use super::*;
-use std::{sync::Barrier, thread};
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+};
 
 /// Runs `work` in as many controllers, at the same moment.
 fn at_once<T: Send>(root: &Path, count: usize, work: impl Fn(&Share, usize) -> T + Sync) -> Vec<T> {
+    at_once_with(&|| Arc::new(open(root)), count, work)
+}
+
+/// The same in threads of one controller, as a share's helper has them.
+fn at_once_in<T: Send>(share: &Arc<Share>, count: usize, work: impl Fn(&Share, usize) -> T + Sync) -> Vec<T> {
+    at_once_with(&|| Arc::clone(share), count, work)
+}
+
+fn at_once_with<T: Send>(
+    share: &(dyn Fn() -> Arc<Share> + Sync),
+    count: usize,
+    work: impl Fn(&Share, usize) -> T + Sync,
+) -> Vec<T> {
     let (barrier, work) = (Barrier::new(count), &work);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..count)
             .map(|number| {
                 let barrier = &barrier;
                 scope.spawn(move || {
-                    let share = open(root);
+                    let share = share();
                     barrier.wait();
                     work(&share, number)
                 })
@@ -57,6 +73,24 @@ fn one_directory_goes_to_one() {
     let share = open(home.path());
     assert_eq!(share.volumes(None, 100).unwrap().entries, []);
     sound(&share);
+}
+
+/// One makes it, the others adopt what it made.
+#[test]
+fn one_directory_goes_to_all_that_retain_it() {
+    let home = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let records = at_once(home.path(), 3, |share, number| {
+            let wanted = volume(&format!("{round}-{number}"), &format!("d{round}"), OnDelete::Retain);
+            again(|| create(share, &wanted)).unwrap()
+        });
+        let share = open(home.path());
+        for record in &records {
+            share.open_root_of(record).unwrap();
+        }
+        assert_eq!(records.iter().filter(|record| !record.adopted).count(), 1, "{records:?}");
+    }
+    sound(&open(home.path()));
 }
 
 #[test]
@@ -106,4 +140,56 @@ fn a_storm_leaves_a_sound_store() {
         }
     });
     sound(&open(home.path()));
+}
+
+/// What a thread has seen unfinished may be finished by another one before the first gets its turn.
+#[test]
+fn one_thread_does_not_discard_what_another_has_finished() {
+    let home = tempfile::tempdir().unwrap();
+    let share = Arc::new(open(home.path()));
+    at_once_in(&share, 3, |share, number| {
+        for round in 0..300 {
+            let (name, root) = (format!("v{round}"), format!("d/{round}"));
+            match number {
+                0 => match again(|| create(share, &volume(&name, &root, OnDelete::Delete))) {
+                    Ok(record) => drop(share.open_root_of(&record).unwrap()),
+                    Err(error) => assert!(matches!(error, Error::Incompatible(_)), "{}", error.chain()),
+                },
+                1 => drop(share.sweep(&mut |_| {}).unwrap()),
+                // Meets the claim of a volume that is being made.
+                _ => drop(create(share, &volume(&format!("x{round}"), &root, OnDelete::Archive))),
+            }
+        }
+    });
+    for record in share.volumes(None, 1000).unwrap().entries {
+        share.open_root_of(&record).unwrap();
+    }
+    sound(&share);
+}
+
+#[test]
+fn an_old_look_discards_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let share = open(home.path());
+    create(&share, &volume("v", "v", OnDelete::Delete)).unwrap();
+    fs::write(home.path().join("v/f"), b"data").unwrap();
+    let clone = copy_of("c", "c", Source::Volume(key("v")));
+    let mut seen = None;
+    let made = share.create_volume(&clone, Abilities::default(), &mut |_| {
+        seen = share.look(key("c")).unwrap();
+        true
+    });
+    let (found, made) = (seen.unwrap(), made.unwrap());
+    let State::Creating(record, by) = &found.state else { panic!("{found:?}") };
+    assert_eq!(*by, share.worker);
+    let turn = share.begin(Kind::Volume, key("c")).unwrap();
+    assert!(!share.discard(&found, record, *by).unwrap());
+    share.open_root_of(&made).unwrap();
+    drop(turn);
+    // Nor when the volume is gone by then.
+    share.delete_volume(key("c")).unwrap();
+    let newer = create(&share, &clone).unwrap();
+    let _turn = share.begin(Kind::Volume, key("c")).unwrap();
+    assert!(!share.discard(&found, record, *by).unwrap());
+    share.open_root_of(&newer).unwrap();
 }
