@@ -90,6 +90,23 @@ pub(super) fn of_mount(source: &str, attempts: &[Attempt], error: os::Error) -> 
     Error::Os { doing: format!("mounting {source}"), source: error }
 }
 
+/// The root of a share that is mounted does not tell its attributes. Without an answer nothing is known of the server,
+/// which may come back: that is never final.
+pub(super) fn of_look(share: &str, error: os::Error) -> Error {
+    let doing = format!("looking at the root of {share}");
+    if error.is_outcome_unknown() {
+        let why = chain(&error);
+        return Error::Unavailable(format!("{doing}: {why}; repeat the request once its server answers"));
+    }
+    if error.is_denied() {
+        return Error::Forbidden(format!(
+            "{doing}: {}; the server does not let this node's root look at it: see its list of exports",
+            chain(&error)
+        ));
+    }
+    Error::Os { doing, source: error }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -121,6 +138,22 @@ mod tests {
             text.contains("NFS 4.2, 3:") && text.contains("nas:/data") && !text.contains("secret"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_root_that_gives_no_answer_is_never_final() {
+        let of = |number| {
+            let source = io::Error::from_raw_os_error(number);
+            let error =
+                os::Error::Path { op: "ask for the attributes of".into(), path: "/share".into(), source };
+            of_look("nas:/data", error)
+        };
+        for number in [libc::ETIMEDOUT, libc::EIO, libc::ESTALE, libc::ECONNREFUSED, libc::EHOSTUNREACH] {
+            let Error::Unavailable(text) = of(number) else { panic!("{number}: {:?}", of(number)) };
+            assert!(text.contains("looking at the root of nas:/data: cannot ask"), "{text}");
+        }
+        assert!(matches!(of(libc::EACCES), Error::Forbidden(_)));
+        assert!(matches!(of(libc::ENOMEM), Error::Os { .. }));
     }
 
     #[test]

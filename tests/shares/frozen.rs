@@ -3,7 +3,9 @@
 use crate::{
     child::{Answer, NAME, Operation},
     fuse::{Mood, Server},
-    host::{Disk, LONG, TestShares, call, children, eventually, memory, namespaces_with, run, shares},
+    host::{
+        Disk, LONG, TestShares, call, children, eventually, is_alive, memory, namespaces_with, run, shares,
+    },
 };
 use std::{
     process::{Command, Stdio},
@@ -221,4 +223,40 @@ fn nothing_is_left_of_many() {
     drop(shares);
     // Other tests' children come and go.
     eventually("all are reaped", || children().len() <= before + 8);
+}
+
+#[test]
+fn a_root_that_fails_is_never_final_and_a_stale_mount_is_not_looked_at_again() {
+    let server = Server::new();
+    let shares: TestShares = Shares::new(server.launcher(), Limits::default());
+    let share = server.share("fails");
+    for number in [libc::ETIMEDOUT, libc::EIO, libc::ESTALE] {
+        server.set(Mood::Fails(number));
+        // One that starts, and one that has been there before.
+        for _ in 0..2 {
+            let error = shares.look(&share).unwrap_err();
+            assert!(
+                matches!(&error, Error::Unavailable(text) if text.contains("looking at the root of")),
+                "{number}: {error:?}"
+            );
+            server.set(Mood::Answers);
+            eventually("it answers", || shares.look(&share).is_ok());
+            server.set(Mood::Fails(number));
+        }
+        server.set(Mood::Answers);
+        let inside = || match call(&shares, &share, Operation::Inspect).unwrap() {
+            Answer::Inside { process, .. } => process,
+            other => panic!("{other:?}"),
+        };
+        let before = inside();
+        server.set(Mood::Fails(number));
+        shares.look(&share).unwrap_err();
+        server.set(Mood::Answers);
+        if number == libc::ESTALE {
+            eventually("it ends", || !is_alive(before));
+        }
+        assert_eq!(inside() == before, number != libc::ESTALE, "{number}");
+        shares.release(&share);
+        eventually("it has ended", || shares.servers()[0].helpers == 0);
+    }
 }

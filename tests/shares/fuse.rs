@@ -30,6 +30,8 @@ pub enum Mood {
     Frozen,
     /// Everything, like a server whose threads are all busy.
     Silent,
+    /// Nothing, but this is all it says of its root.
+    Fails(i32),
 }
 
 /// One server: its children's daemons look at this file before each answer.
@@ -53,9 +55,10 @@ impl Server {
 
     pub fn set(&self, mood: Mood) {
         let text = match mood {
-            Mood::Answers => "",
-            Mood::Frozen => "frozen",
-            Mood::Silent => "silent",
+            Mood::Answers => String::new(),
+            Mood::Frozen => "frozen".into(),
+            Mood::Silent => "silent".into(),
+            Mood::Fails(number) => number.to_string(),
         };
         std::fs::write(&self.control, text).unwrap();
     }
@@ -108,7 +111,8 @@ fn mood(control: &Path) -> Mood {
     match std::fs::read_to_string(control).as_deref() {
         Ok("frozen") => Mood::Frozen,
         Ok("silent") => Mood::Silent,
-        _ => Mood::Answers,
+        Ok(text) => text.parse().map_or(Mood::Answers, Mood::Fails),
+        Err(_) => Mood::Answers,
     }
 }
 
@@ -133,7 +137,7 @@ fn serve(mut device: File, control: &Path) {
         let mood = mood(control);
         let kept = held.iter().position(|request| answers(request, mood));
         if let Some(request) = kept.and_then(|at| held.remove(at))
-            && let Some(answer) = answer(&request)
+            && let Some(answer) = answer(&request, mood)
         {
             let _released_meanwhile = device.write(&answer);
         }
@@ -151,31 +155,32 @@ const INIT: u32 = 26;
 
 fn answers(request: &[u8], mood: Mood) -> bool {
     match mood {
-        Mood::Answers => true,
+        Mood::Answers | Mood::Fails(_) => true,
         Mood::Frozen => matches!(word(request, 4), LOOKUP | GETATTR | STATFS | INIT),
         Mood::Silent => word(request, 4) == INIT,
     }
 }
 
 /// As linux/fuse.h has it: an empty root directory on which nothing can be made.
-fn answer(request: &[u8]) -> Option<Vec<u8>> {
+fn answer(request: &[u8], mood: Mood) -> Option<Vec<u8>> {
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
-    let body = match word(request, 4) {
-        INIT => Ok(words(&[&[7, 31, 0, 0, 0, 4096, 1][..], &[0; 9]].concat())),
-        GETATTR => {
+    let body = match (word(request, 4), mood) {
+        (GETATTR, Mood::Fails(number)) => Err(number),
+        (INIT, _) => Ok(words(&[&[7, 31, 0, 0, 0, 4096, 1][..], &[0; 9]].concat())),
+        (GETATTR, _) => {
             let mut attributes = [0; 26];
             // Valid for no time; inode 1, a directory with two links.
             (attributes[4], attributes[19], attributes[20]) = (1, 0o40755, 2);
             Ok(words(&attributes))
         }
-        STATFS => {
+        (STATFS, _) => {
             let mut figures = [0; 20];
             (figures[0], figures[10], figures[11], figures[12]) = (1000, 4096, 255, 4096);
             Ok(words(&figures))
         }
-        LOOKUP => Err(libc::ENOENT),
+        (LOOKUP, _) => Err(libc::ENOENT),
         // FORGET, INTERRUPT, BATCH_FORGET.
-        2 | 36 | 42 => return None,
+        (2 | 36 | 42, _) => return None,
         _ => Err(libc::EROFS),
     };
     let (error, body) = match body {
