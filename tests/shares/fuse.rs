@@ -32,6 +32,8 @@ pub enum Mood {
     Silent,
     /// Nothing, but this is all it says of its root.
     Fails(i32),
+    /// Nothing. A file is listed, and this is all it says of that.
+    Lists(i32),
 }
 
 /// One server: its children's daemons look at this file before each answer.
@@ -58,7 +60,8 @@ impl Server {
             Mood::Answers => String::new(),
             Mood::Frozen => "frozen".into(),
             Mood::Silent => "silent".into(),
-            Mood::Fails(number) => number.to_string(),
+            Mood::Fails(number) => format!("fails {number}"),
+            Mood::Lists(number) => format!("lists {number}"),
         };
         std::fs::write(&self.control, text).unwrap();
     }
@@ -111,7 +114,11 @@ fn mood(control: &Path) -> Mood {
     match std::fs::read_to_string(control).as_deref() {
         Ok("frozen") => Mood::Frozen,
         Ok("silent") => Mood::Silent,
-        Ok(text) => text.parse().map_or(Mood::Answers, Mood::Fails),
+        Ok(text) => match text.split_once(' ') {
+            Some(("fails", number)) => Mood::Fails(number.parse().unwrap()),
+            Some(("lists", number)) => Mood::Lists(number.parse().unwrap()),
+            _ => Mood::Answers,
+        },
         Err(_) => Mood::Answers,
     }
 }
@@ -152,10 +159,15 @@ const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const STATFS: u32 = 17;
 const INIT: u32 = 26;
+const OPENDIR: u32 = 27;
+const READDIR: u32 = 28;
+const RELEASEDIR: u32 = 29;
+const GETXATTR: u32 = 22;
+const LISTXATTR: u32 = 23;
 
 fn answers(request: &[u8], mood: Mood) -> bool {
     match mood {
-        Mood::Answers | Mood::Fails(_) => true,
+        Mood::Answers | Mood::Fails(_) | Mood::Lists(_) => true,
         Mood::Frozen => matches!(word(request, 4), LOOKUP | GETATTR | STATFS | INIT),
         Mood::Silent => word(request, 4) == INIT,
     }
@@ -178,7 +190,17 @@ fn answer(request: &[u8], mood: Mood) -> Option<Vec<u8>> {
             (figures[0], figures[10], figures[11], figures[12]) = (1000, 4096, 255, 4096);
             Ok(words(&figures))
         }
+        (LOOKUP, Mood::Lists(number)) => Err(number),
         (LOOKUP, _) => Err(libc::ENOENT),
+        (OPENDIR, Mood::Lists(_)) => Ok(words(&[0; 4])),
+        (RELEASEDIR, Mood::Lists(_)) => Ok(Vec::new()),
+        // Inode 2, where the list goes on, the length of the name, its kind, the name.
+        (READDIR, Mood::Lists(_)) if word(request, 48) == 0 => {
+            let kind = u32::from(libc::DT_REG);
+            Ok([&words(&[2, 0, 1, 0, 1, kind])[..], b"f\0\0\0\0\0\0\0"].concat())
+        }
+        (READDIR, Mood::Lists(_)) => Ok(Vec::new()),
+        (GETXATTR | LISTXATTR, Mood::Lists(_)) => Err(libc::ENOSYS),
         // FORGET, INTERRUPT, BATCH_FORGET.
         (2 | 36 | 42, _) => return None,
         _ => Err(libc::EROFS),
