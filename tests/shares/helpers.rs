@@ -193,7 +193,7 @@ fn a_server_that_is_not_there_is_found_out_in_time_and_then_refused_at_once() {
     use wharf::volume::nfs::{self, Connection};
     let shares = shares(Limits::default());
     let connection = Connection::parse("port=9").unwrap();
-    let share = Share::nfs(&nfs::Share::parse("127.0.0.78:/none").unwrap(), &connection, false);
+    let share = Share::nfs(&nfs::Share::parse("127.0.0.78:/none").unwrap(), &connection);
     for _ in 0..3 {
         let begin = Instant::now();
         let error = call(&shares, &share, Operation::Inspect).unwrap_err();
@@ -218,4 +218,53 @@ fn a_server_that_is_not_there_is_found_out_in_time_and_then_refused_at_once() {
     // Others are not concerned.
     inside(&shares, &memory("another", "one"));
     eventually("nothing is left", || server().helpers == 0 && server().lost == 0);
+}
+
+#[test]
+fn each_copy_has_a_helper_of_its_own_that_ends_with_it() {
+    let shares = shares(Limits::default());
+    let share = memory("copies", "one");
+    let copy = |operation| shares.copy(&share, operation, Call::within(LONG));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| copy(Operation::Sleep(Duration::from_secs(3))));
+        eventually("it runs", || shares.servers().first().is_some_and(|server| server.operations == 1));
+        let insides = [(); 2].map(|()| match copy(Operation::Inspect).unwrap() {
+            Answer::Inside { process, .. } => process,
+            other => panic!("{other:?}"),
+        });
+        assert!(!first.is_finished());
+        assert_ne!(insides[0], insides[1]);
+        eventually("theirs are gone", || shares.servers()[0].helpers == 1);
+        assert_eq!(shares.servers()[0].operations, 1, "the first copy goes on");
+        first.join().unwrap().unwrap();
+    });
+    eventually("nothing is left", || shares.servers()[0].helpers == 0);
+}
+
+#[test]
+fn copies_leave_room_for_what_is_done_quickly() {
+    for limits in [
+        Limits { helpers: 1, copies: 2, ..Limits::default() },
+        Limits { all_helpers: 3, all_copies: 2, ..Limits::default() },
+    ] {
+        let shares = shares(limits);
+        let copy = |name: &str, operation| shares.copy(&memory("busy", name), operation, Call::within(LONG));
+        thread::scope(|scope| {
+            let running = ["one", "two"]
+                .map(|name| scope.spawn(move || copy(name, Operation::Sleep(Duration::from_secs(6)))));
+            eventually("they run", || shares.servers().first().is_some_and(|server| server.helpers == 2));
+            let begin = Instant::now();
+            inside(&shares, &memory("busy", "three"));
+            assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+            let error = copy("four", Operation::Inspect).unwrap_err();
+            assert!(
+                matches!(&error, Error::Unavailable(text) if text.contains("too many helper processes")),
+                "{error:?}"
+            );
+            // What has nothing to do makes room for another share, not for a copy.
+            inside(&shares, &memory("busy", "five"));
+            running.into_iter().for_each(|copy| drop(copy.join().unwrap().unwrap()));
+        });
+        copy("four", Operation::Inspect).unwrap();
+    }
 }
