@@ -42,7 +42,7 @@ pub(super) fn of_answer(share: &nfs::Share, dialect: Dialect, error: &os::Error)
             Dialect::V4 => ("4", "vers=3"),
             Dialect::V3 => ("3", "vers=4"),
         };
-        return Error::Refused(format!(
+        return Error::NotOffered(format!(
             "server {server} of share {share} does not offer NFS {this}: {why}; switch it on there, or use the mount option \
              {other}"
         ));
@@ -81,7 +81,7 @@ pub(super) fn of_mount(source: &str, attempts: &[Attempt], error: os::Error) -> 
     }
     if number.is_some_and(try_next_version) {
         let tried: Vec<_> = attempts.iter().map(|attempt| attempt.version.to_string()).collect();
-        return Error::Refused(format!(
+        return Error::NotOffered(format!(
             "{source} cannot be mounted with NFS {}: {why}; either the server and this node's kernel have no such version in \
              common, or the kernel does not know one of the mount options",
             tried.join(", ")
@@ -133,7 +133,7 @@ mod tests {
             assert!(matches!(of(number), Error::Unavailable(_)));
         }
         assert!(matches!(of(libc::ENOMEM), Error::Os { .. }));
-        let Error::Refused(text) = of(libc::EPROTONOSUPPORT) else { panic!() };
+        let Error::NotOffered(text) = of(libc::EPROTONOSUPPORT) else { panic!() };
         assert!(
             text.contains("NFS 4.2, 3:") && text.contains("nas:/data") && !text.contains("secret"),
             "{text}"
@@ -169,6 +169,7 @@ mod tests {
             path: "192.0.2.1:2049".into(),
             source: io::Error::new(io::ErrorKind::Unsupported, "the server offers versions 2 to 3"),
         };
+        assert!(matches!(of_answer(&share, Dialect::V4, &old), Error::NotOffered(_)));
         for (error, unavailable) in [
             (of_name(&share, &silent), true),
             (of_answer(&share, Dialect::V4, &silent), true),

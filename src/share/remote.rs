@@ -237,6 +237,7 @@ fn on(share: &Share, mut error: Error) -> Error {
         | Error::Incompatible(text)
         | Error::Busy(text)
         | Error::Refused(text)
+        | Error::NotOffered(text)
         | Error::Forbidden(text)
         | Error::NoSpace(text)
         | Error::OutOfRange(text)

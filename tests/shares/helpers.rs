@@ -5,7 +5,10 @@ use crate::{
     host::{LONG, call, eventually, is_alive, memory, run, shares},
 };
 use std::{
-    fs, thread,
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    thread,
     time::{Duration, Instant},
 };
 use wharf::{
@@ -267,4 +270,48 @@ fn copies_leave_room_for_what_is_done_quickly() {
         });
         copy("four", Operation::Inspect).unwrap();
     }
+}
+
+/// A server that has version 3 alone: what is asked in another is told so.
+fn old_server() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.79:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut call = [0; 28];
+            while stream.read_exact(&mut call).is_ok() {
+                let length = u32::from_be_bytes(call[..4].try_into().unwrap()) & 0x7fff_ffff;
+                let mut rest = vec![0; length as usize - 24];
+                stream.read_exact(&mut rest).unwrap();
+                let version = u32::from_be_bytes(call[20..24].try_into().unwrap());
+                let words: &[u32] = if version == 3 { &[1, 0, 0, 0, 0] } else { &[1, 0, 0, 0, 2, 3, 3] };
+                let length = u32::try_from(4 + 4 * words.len()).unwrap() | 1 << 31;
+                let words = words.iter().flat_map(|word| word.to_be_bytes());
+                let answer: Vec<u8> =
+                    length.to_be_bytes().into_iter().chain(call[4..8].to_vec()).chain(words).collect();
+                if stream.write_all(&answer).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_without_the_version_says_that_and_nothing_else() {
+    let shares = shares(Limits::default());
+    let port = old_server().port();
+    let share = wharf::volume::nfs::Share::parse("127.0.0.79:/old").unwrap();
+    let ask = |options: String| {
+        let connection = wharf::volume::nfs::Connection::parse(&options).unwrap();
+        call(&shares, &Share::nfs(&share, &connection), Operation::Inspect).unwrap_err()
+    };
+    let error = ask(format!("port={port}"));
+    assert!(matches!(&error, Error::NotOffered(text) if text.contains("does not offer NFS 4")), "{error:?}");
+    assert!(!shares.servers()[0].open, "it has answered");
+    // There, mounting is tried; it is no whole server.
+    let error = ask(format!("vers=3,port={port},mountport={port}"));
+    assert!(!error.to_string().contains("does not offer"), "{error:?}");
 }
