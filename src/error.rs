@@ -24,6 +24,9 @@ pub enum Error {
     /// The state of the system forbids it: in use, not staged, a pool that cannot.
     #[error("{0}")]
     Refused(String),
+    /// A server has no version of its protocol that was asked for.
+    #[error("{0}")]
+    NotOffered(String),
     /// A server denies it to this host.
     #[error("{0}")]
     Forbidden(String),

@@ -22,7 +22,7 @@ pub fn remote(owner: Option<&str>) -> Result<Remote, String> {
 
 /// What is mounted.
 pub fn reach(at: &At) -> Share {
-    Share::nfs(&at.share, &at.connection, false)
+    Share::nfs(&at.share, &at.connection)
 }
 
 /// Carries work out on every share and gives what came of it, in their order. A server that does not answer holds

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     service::Service,
+    share::COPIES,
 };
 use std::{
     any::Any,
@@ -37,7 +38,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 const SLOTS: usize = 32;
 
 /// How many requests may wait for one NFS server at a time, each on a thread. A server that is silent holds up
-/// its own requests alone.
+/// its own requests alone. Copies, which may take hours, have [`COPIES`] slots beside these.
 const SLOTS_OF_SERVER: usize = 24;
 
 type Outcome = Option<Arc<dyn Any + Send + Sync>>;
@@ -49,22 +50,14 @@ pub struct Runner {
     metrics: Arc<Metrics>,
     running: Arc<Mutex<HashMap<Uuid, watch::Receiver<Outcome>>>>,
     requests: Arc<AtomicU64>,
-    slots: Arc<Semaphore>,
-    servers: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    slots: Arc<Slots>,
 }
 
 impl Runner {
     /// One for a process: joining works across connections.
     pub fn new(service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let slots = Arc::new(Semaphore::new(SLOTS));
-        Self {
-            service,
-            metrics,
-            running: Arc::default(),
-            requests: Arc::default(),
-            slots,
-            servers: Arc::default(),
-        }
+        let slots = Arc::new(Slots::default());
+        Self { service, metrics, running: Arc::default(), requests: Arc::default(), slots }
     }
 
     /// The service behind.
@@ -89,7 +82,10 @@ where
     let deadline = deadline(&request);
     let request = request.into_inner();
     let mut report = Report::new(runner, method, request.subject().to_owned());
-    let line = Line { join: request.joins(), server: request.server() };
+    let line = Line {
+        join: request.joins(),
+        place: request.server().map(|server| Place { server, copies: request.copies() }),
+    };
     // Parsing proves the fields; a request that is wrong never reaches the pool of threads.
     let outcome = match C::try_from(request) {
         Ok(command) => {
@@ -122,7 +118,7 @@ impl Runner {
         line: &Line,
         work: impl FnOnce(&Service) -> Result<R> + Send + 'static,
     ) -> watch::Receiver<Outcome> {
-        let slots = self.slots_of(line);
+        let slots = self.slots.of(line);
         let join = line.join;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(receiver) = join.and_then(|key| running.get(&key)) {
@@ -161,22 +157,41 @@ impl Runner {
     }
 }
 
-impl Runner {
-    /// What the work has to take before it gets a thread.
-    fn slots_of(&self, line: &Line) -> Option<Arc<Semaphore>> {
-        let Some(server) = &line.server else { return line.join.map(|_| Arc::clone(&self.slots)) };
+/// What work has to take before it gets a thread.
+struct Slots {
+    local: Arc<Semaphore>,
+    servers: Mutex<HashMap<Place, Arc<Semaphore>>>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { local: Arc::new(Semaphore::new(SLOTS)), servers: Mutex::default() }
+    }
+}
+
+impl Slots {
+    /// `None`: it never waits in line.
+    fn of(&self, line: &Line) -> Option<Arc<Semaphore>> {
+        let Some(place) = &line.place else { return line.join.map(|_| Arc::clone(&self.local)) };
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody holds or waits for are made anew when they are needed.
         servers.retain(|_, slots| Arc::strong_count(slots) > 1);
-        let new = || Arc::new(Semaphore::new(SLOTS_OF_SERVER));
-        Some(Arc::clone(servers.entry(server.clone()).or_insert_with(new)))
+        let new = || Arc::new(Semaphore::new(if place.copies { COPIES } else { SLOTS_OF_SERVER }));
+        Some(Arc::clone(servers.entry(place.clone()).or_insert_with(new)))
     }
 }
 
 /// Where a request stands in line: with the same request, and with those for the same server.
 struct Line {
     join: Option<Uuid>,
-    server: Option<String>,
+    place: Option<Place>,
+}
+
+/// A server's line: of its copies, or of all else.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    server: String,
+    copies: bool,
 }
 
 /// `None`: the deadline came first.
@@ -286,6 +301,25 @@ pub(super) fn name(code: Code) -> &'static str {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn copies_do_not_hold_up_what_else_a_server_is_asked() {
+        let slots = Slots::default();
+        let of = |server: &str, copies| {
+            let place = Some(Place { server: server.into(), copies });
+            slots.of(&Line { join: Some(Uuid::nil()), place }).unwrap()
+        };
+        let take = |server: &str, copies| of(server, copies).try_acquire_owned().ok();
+        let copying: Vec<_> = (0..2 * SLOTS_OF_SERVER).map_while(|_| take("nas", true)).collect();
+        assert_eq!(copying.len(), COPIES);
+        let others: Vec<_> = (0..2 * SLOTS_OF_SERVER).map_while(|_| take("nas", false)).collect();
+        assert_eq!(others.len(), SLOTS_OF_SERVER);
+        assert!(take("other", true).is_some() && take("other", false).is_some());
+        drop(copying);
+        assert!(take("nas", true).is_some() && take("nas", false).is_none());
+        let line = |join| slots.of(&Line { join, place: None }).map(|slots| slots.available_permits());
+        assert_eq!((line(Some(Uuid::nil())), line(None)), (Some(SLOTS), None));
+    }
 
     #[test]
     fn deadlines_leave_a_margin() {

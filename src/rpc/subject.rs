@@ -23,6 +23,11 @@ pub trait Subject {
     fn server(&self) -> Option<String> {
         None
     }
+
+    /// Whether the work is a copy, which may take hours on a share.
+    fn copies(&self) -> bool {
+        false
+    }
 }
 
 /// The server in an id of a volume or snapshot on a share.
@@ -101,6 +106,10 @@ impl Subject for csi::CreateVolumeRequest {
     fn server(&self) -> Option<String> {
         server_in(&self.parameters)
     }
+
+    fn copies(&self) -> bool {
+        self.volume_content_source.is_some()
+    }
 }
 
 impl Subject for csi::CreateSnapshotRequest {
@@ -118,9 +127,35 @@ impl Subject for csi::CreateSnapshotRequest {
     fn server(&self) -> Option<String> {
         server_of(&self.source_volume_id)
     }
+
+    fn copies(&self) -> bool {
+        true
+    }
 }
 
 /// Maps are ordered (`btree_map` in build.rs), so equal messages have equal encodings.
 fn same(method: &str, wish: &impl Message) -> Uuid {
     Uuid::new_v5(&Uuid::new_v5(&Uuid::nil(), method.as_bytes()), &wish.encode_to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_known_by_their_requests() {
+        let snapshot = csi::CreateSnapshotRequest {
+            source_volume_id: "nfs-AAAAAAAAAAAAAAAAAAAAAA#nas#/data".into(),
+            ..Default::default()
+        };
+        assert!(snapshot.copies() && snapshot.server().as_deref() == Some("nas"));
+        let mut volume = csi::CreateVolumeRequest {
+            parameters: [("server".to_owned(), "nas".to_owned())].into(),
+            ..Default::default()
+        };
+        assert!(!volume.copies() && volume.server().as_deref() == Some("nas"));
+        volume.volume_content_source = Some(csi::VolumeContentSource::default());
+        assert!(volume.copies());
+        assert!(!csi::DeleteSnapshotRequest::default().copies());
+    }
 }

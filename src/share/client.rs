@@ -24,7 +24,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -48,8 +48,6 @@ pub enum Mounted {
         share: nfs::Share,
         /// How the server is reached.
         connection: Connection,
-        /// For copies: a server that is busy with them may take its time.
-        bulk: bool,
     },
     /// A filesystem of this host, for tests where the kernel has no NFS.
     Local {
@@ -64,8 +62,8 @@ pub enum Mounted {
 
 impl Share {
     /// A share on a server.
-    pub fn nfs(share: &nfs::Share, connection: &Connection, bulk: bool) -> Self {
-        let mounted = Mounted::Nfs { share: share.clone(), connection: connection.clone(), bulk };
+    pub fn nfs(share: &nfs::Share, connection: &Connection) -> Self {
+        let mounted = Mounted::Nfs { share: share.clone(), connection: connection.clone() };
         Self { server: share.server.to_string(), mounted }
     }
 
@@ -76,20 +74,36 @@ impl Share {
             Mounted::Local { source, .. } => source.display().to_string(),
         }
     }
+}
+
+/// What a helper is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Purpose {
+    pub(super) share: Share,
+    /// One copy alone, by its number; `None`: all that is done quickly.
+    copy: Option<u64>,
+}
+
+impl Purpose {
+    fn quick(share: &Share) -> Self {
+        Self { share: share.clone(), copy: None }
+    }
 
     /// What to mount, once the server is found and answers.
-    pub fn locate(&self, limits: &Limits) -> Result<What> {
-        match &self.mounted {
-            Mounted::Nfs { share, connection, bulk } => {
-                find(share, connection, limits, |version, address| {
-                    let own = if *bulk { BULK } else { QUICK };
-                    Ok(format!("{},{own}", connection.data(version, address)?))
-                })
-            }
+    pub(super) fn locate(&self, limits: &Limits) -> Result<What> {
+        let own = if self.is_copy() { BULK } else { QUICK };
+        match &self.share.mounted {
+            Mounted::Nfs { share, connection } => find(share, connection, limits, |version, address| {
+                Ok(format!("{},{own}", connection.data(version, address)?))
+            }),
             Mounted::Local { source, fstype, data } => {
                 Ok(What::Local { source: source.clone(), fstype: fstype.clone(), data: data.clone() })
             }
         }
+    }
+
+    fn is_copy(&self) -> bool {
+        self.copy.is_some()
     }
 }
 
@@ -98,8 +112,8 @@ impl Share {
 /// would first ask for those of its directory; they come with every name that is looked up, and lists ask anew.
 const QUICK: &str = "softerr,timeo=20,retrans=1,nosharecache,lookupcache=none,actimeo=3";
 
-/// As [`QUICK`] for copies, where a minute without an answer says nothing. Such a mount is as old as its copy: what it
-/// keeps for a moment, or was lent by the server, is of use to no other.
+/// As [`QUICK`] for copies, where a minute without an answer says nothing, since the server is busy with them. Such a
+/// mount is as old as its copy: what it keeps for a moment, or was lent by the server, is of use to no other.
 const BULK: &str = "softerr,timeo=600,retrans=1,nosharecache,lookupcache=none,actimeo=3";
 
 /// Finds an address at which a share's server answers, and how to mount the share from there. `data` gives the
@@ -140,13 +154,20 @@ fn on_wire(version: nfs::Version) -> Version {
     }
 }
 
+/// How many copies may run on one server at a time.
+pub const COPIES: usize = 8;
+
 /// How much, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Helpers of one server, those that hang included.
+    /// Helpers of one server for what is done quickly, those that hang included.
     pub helpers: usize,
+    /// Besides these, helpers of one server for copies: each copy has one.
+    pub copies: usize,
     /// Helpers in all.
     pub all_helpers: usize,
+    /// Those of them that are for copies: others always find room.
+    pub all_copies: usize,
     /// Operations of one server at a time.
     pub operations: usize,
     /// A helper without work ends after this time.
@@ -167,7 +188,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             helpers: 4,
+            copies: COPIES,
             all_helpers: 64,
+            all_copies: 32,
             operations: 64,
             idle: Duration::from_secs(600),
             resolving: Duration::from_secs(2),
@@ -221,20 +244,22 @@ pub struct Shares<O, A> {
     limits: Limits,
     stopping: AtomicBool,
     registry: Arc<Mutex<Registry<A>>>,
+    /// How many copies there have been.
+    copies: AtomicU64,
     operations: PhantomData<fn(O)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Registry<A> {
     servers: HashMap<String, Arc<Server>>,
-    helpers: HashMap<Share, Arc<Helper<A>>>,
+    helpers: HashMap<Purpose, Arc<Helper<A>>>,
 }
 
 impl<A> Registry<A> {
     /// A helper that is over is not found again.
-    pub(super) fn forget(&mut self, share: &Share, helper: &Arc<Helper<A>>) {
-        if self.helpers.get(share).is_some_and(|known| Arc::ptr_eq(known, helper)) {
-            self.helpers.remove(share);
+    pub(super) fn forget(&mut self, helper: &Arc<Helper<A>>) {
+        if self.helpers.get(&helper.purpose).is_some_and(|known| Arc::ptr_eq(known, helper)) {
+            self.helpers.remove(&helper.purpose);
         }
     }
 }
@@ -248,6 +273,7 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
             limits,
             stopping: AtomicBool::new(false),
             registry: Arc::new(Mutex::new(registry)),
+            copies: AtomicU64::new(0),
             operations: PhantomData,
         }
     }
@@ -261,6 +287,25 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
     /// the share is forced off and every operation on it ends with [`Error::Unavailable`]: whether they took
     /// effect is then unknown.
     pub fn call(&self, share: &Share, operation: O, call: Call) -> Result<A> {
+        self.carry_out(&Purpose::quick(share), operation, call)
+    }
+
+    /// As [`Self::call`], by a helper that does nothing else and ends with it. To a server all mounts of a host are one
+    /// client, so it does not recall from one what another changes: a copy must not find in its mount's memory what was
+    /// there before it began.
+    pub fn copy(&self, share: &Share, operation: O, call: Call) -> Result<A> {
+        let number = self.copies.fetch_add(1, Ordering::Relaxed);
+        let purpose = Purpose { share: share.clone(), copy: Some(number) };
+        let result = self.carry_out(&purpose, operation, call);
+        let helper = self.registry().helpers.remove(&purpose);
+        if let Some(helper) = helper {
+            helper.end(&Failure::from(&Error::Unavailable("the copy has ended; repeat the request".into())));
+        }
+        result
+    }
+
+    fn carry_out(&self, purpose: &Purpose, operation: O, call: Call) -> Result<A> {
+        let share = &purpose.share;
         let server = self.server(&share.server)?;
         let busy = || busy(&server.name, "too many operations are running");
         let _operation = server.operation(self.limits.operations).ok_or_else(busy)?;
@@ -271,10 +316,10 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
             }
         };
         if let Pass::Probe(probe) = pass {
-            self.probe(share, &server)?;
+            self.probe(purpose, &server)?;
             probe.succeeded();
         }
-        let result = self.attempt(share, &server, operation, call.limit);
+        let result = self.attempt(purpose, &server, operation, call.limit);
         judge(&server.breaker, &result);
         result.map_err(|trouble| trouble.error.into())
     }
@@ -282,31 +327,23 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
     /// Asks the server of a share for its root's attributes, without regard to the breaker.
     pub fn look(&self, share: &Share) -> Result<()> {
         let server = self.server(&share.server)?;
-        self.probe(share, &server)?;
+        self.probe(&Purpose::quick(share), &server)?;
         server.breaker.succeeded();
         Ok(())
     }
 
-    /// Ends a share's helper if it has nothing to do, with all that its mount remembers.
-    pub fn release(&self, share: &Share) {
-        let mut registry = self.registry();
-        if registry.helpers.get(share).is_some_and(|helper| helper.close()) {
-            registry.helpers.remove(share);
-        }
-    }
-
-    fn probe(&self, share: &Share, server: &Arc<Server>) -> Result<()> {
-        let helper = self.helper(share, server, self.limits.looking).map_err(|trouble| trouble.error)?;
+    fn probe(&self, purpose: &Purpose, server: &Arc<Server>) -> Result<()> {
+        let helper = self.helper(purpose, server, self.limits.looking).map_err(|trouble| trouble.error)?;
         let looked = helper.look(self.limits.looking);
         if looked.is_err() {
-            self.forget_if_over(share, &helper);
+            self.forget_if_over(&helper);
         }
         looked.map_err(|trouble| trouble.error.into())
     }
 
     fn attempt(
         &self,
-        share: &Share,
+        purpose: &Purpose,
         server: &Arc<Server>,
         operation: O,
         limit: Duration,
@@ -315,16 +352,16 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
         let mut operation = Some(operation);
         for _ in 0..ATTEMPTS {
             let left = deadline.saturating_duration_since(Instant::now());
-            let helper = self.helper(share, server, left)?;
+            let helper = self.helper(purpose, server, left)?;
             // One that has just ended, idle, never saw the operation: then there is another.
             if let Some(id) = helper.begin(&mut operation)? {
                 let result = helper.wait(id, limit);
                 if result.is_err() {
-                    self.forget_if_over(share, &helper);
+                    self.forget_if_over(&helper);
                 }
                 return result;
             }
-            self.forget_if_over(share, &helper);
+            self.forget_if_over(&helper);
         }
         Err(Trouble::nobody(&busy(&server.name, "its helpers end as soon as they have begun")))
     }
@@ -372,46 +409,55 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
         Ok(server)
     }
 
-    /// The helper of a share, ready; started if there is none.
+    /// The helper for a purpose, ready; started if there is none.
     fn helper(
         &self,
-        share: &Share,
+        purpose: &Purpose,
         server: &Arc<Server>,
         limit: Duration,
     ) -> Result<Arc<Helper<A>>, Trouble> {
         let deadline = Instant::now() + limit;
-        let helper = self.started(share, server, deadline).map_err(|error| Trouble::nobody(&error))?;
+        let helper = self.started(purpose, server, deadline).map_err(|error| Trouble::nobody(&error))?;
         match helper.ready(deadline) {
             Ok(()) => Ok(helper),
             Err(trouble) => {
-                self.forget_if_over(share, &helper);
+                self.forget_if_over(&helper);
                 Err(trouble)
             }
         }
     }
 
-    fn started(&self, share: &Share, server: &Arc<Server>, deadline: Instant) -> Result<Arc<Helper<A>>> {
+    fn started(&self, purpose: &Purpose, server: &Arc<Server>, deadline: Instant) -> Result<Arc<Helper<A>>> {
         let room = deadline.min(Instant::now() + ROOM);
         loop {
             let mut registry = self.registry();
-            if let Some(helper) = registry.helpers.get(share).filter(|helper| !helper.is_over()) {
+            if let Some(helper) = registry.helpers.get(purpose).filter(|helper| !helper.is_over()) {
                 return Ok(Arc::clone(helper));
             }
-            let all = registry.servers.values().map(|server| server.status().helpers).sum::<usize>();
-            let held = (all < self.limits.all_helpers).then(|| server.helper(self.limits.helpers)).flatten();
+            let sum =
+                |count: fn(&Server) -> usize| registry.servers.values().map(|s| count(s)).sum::<usize>();
+            let (full, copies) = (sum(Server::helpers) >= self.limits.all_helpers, sum(Server::copies));
+            let held = match purpose.is_copy() {
+                _ if full => None,
+                true if copies >= self.limits.all_copies => None,
+                true => server.copy(self.limits.copies),
+                false => server.helper(self.limits.helpers),
+            };
             if let Some(held) = held {
-                let helper = Arc::new(Helper::new(share.clone(), Arc::clone(server)));
-                registry.helpers.insert(share.clone(), Arc::clone(&helper));
+                let helper = Arc::new(Helper::new(purpose.clone(), Arc::clone(server)));
+                registry.helpers.insert(purpose.clone(), Arc::clone(&helper));
                 drop(registry);
                 keep(&helper, held, self.launcher.clone(), self.limits, Arc::downgrade(&self.registry));
                 return Ok(helper);
             }
-            // Another share's helper makes room if it has nothing to do.
-            let here = |share: &Share| all >= self.limits.all_helpers || share.server == server.name;
-            let idle = registry.helpers.iter().find(|(share, helper)| here(share) && helper.close());
-            let idle = idle.map(|(share, _)| share.clone());
-            if let Some(share) = &idle {
-                registry.helpers.remove(share);
+            // Another share's helper makes room if it has nothing to do. A copy's has, or ends by itself.
+            let here = |other: &Purpose| full || !purpose.is_copy() && other.share.server == server.name;
+            let idle =
+                |other: &Purpose, helper: &Helper<A>| !other.is_copy() && here(other) && helper.close();
+            let idle = registry.helpers.iter().find(|(other, helper)| idle(other, helper));
+            let idle = idle.map(|(other, _)| other.clone());
+            if let Some(other) = &idle {
+                registry.helpers.remove(other);
             }
             drop(registry);
             if Instant::now() >= room {
@@ -421,9 +467,9 @@ impl<O: Serialize, A: DeserializeOwned + Send + 'static> Shares<O, A> {
         }
     }
 
-    fn forget_if_over(&self, share: &Share, helper: &Arc<Helper<A>>) {
+    fn forget_if_over(&self, helper: &Arc<Helper<A>>) {
         if helper.is_over() {
-            self.registry().forget(share, helper);
+            self.registry().forget(helper);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use super::{
     failure::Failure,
-    roles,
+    refusal, roles,
     wire::{self, Received, Receiver, Reply, Request, Role, What},
 };
 use crate::{
     error::{Doing as _, Error, Result},
     os::{
-        child,
+        self, child,
         mount::Attributes,
         namespace,
         nfs::{self, Version},
@@ -130,7 +130,11 @@ where
     A: Serialize + 'static,
     H: Fn(&Path, O, &Context) -> Result<A> + Send + Sync + 'static,
 {
-    let ready = isolated(what).and_then(|version| look().map(|()| version));
+    let name = what.name();
+    let ready = isolated(what).and_then(|version| match look() {
+        Ok(()) => Ok(version),
+        Err(error) => Err(refusal::of_look(&name, error)),
+    });
     let version = ready.as_ref().ok().copied();
     let reply = Reply::<A>::Ready(ready.map_err(|error| Failure::from(&error)));
     // A driver that has given this helper up is on its way to kill it.
@@ -138,7 +142,7 @@ where
     // From here on the end of the socket tells that the driver has ended, and then there is something to do.
     child::outlive_parent().doing(|| "waiting for requests".into())?;
     let output = Arc::new(Output {
-        share: what.name(),
+        share: name,
         version,
         socket: Mutex::new(socket.try_clone().map_err(lost)?),
         stopping: AtomicBool::new(false),
@@ -153,9 +157,15 @@ where
                     Reply::Ended { id, result: result.map_err(|error| Failure::from(&error)) }
                 });
             }
-            Ok(Received::Message(Request::Look { id })) => start(&output, id, move |_| Reply::<A>::Looked {
-                id,
-                result: look().map_err(|error| Failure::from(&error)),
+            Ok(Received::Message(Request::Look { id })) => start(&output, id, move |context| {
+                let result = look().map_err(|error| {
+                    if error.is_stale() {
+                        // Whoever looks next would hear the same from this mount for ever.
+                        context.give_up();
+                    }
+                    Failure::from(&refusal::of_look(context.share(), error))
+                });
+                Reply::<A>::Looked { id, result }
             }),
             Ok(Received::Message(Request::Stop)) => output.stopping.store(true, Ordering::Release),
             Ok(Received::Nothing) => {}
@@ -180,8 +190,8 @@ fn isolated(what: &What) -> Result<Option<Version>> {
 }
 
 /// Asks the server, not the cache.
-fn look() -> Result<()> {
-    nfs::ask(Path::new(namespace::PLACE)).map(drop).doing(|| "looking at the share's root".into())
+fn look() -> os::Result<()> {
+    nfs::ask(Path::new(namespace::PLACE)).map(drop)
 }
 
 /// Carries work out on a thread of its own.

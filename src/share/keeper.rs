@@ -3,7 +3,7 @@
 //! The thread stays until the process is gone. Those that wait for answers go away at their deadlines by themselves.
 
 use super::{
-    client::{Limits, Registry, Share},
+    client::{Limits, Purpose, Registry},
     failure::Failure,
     server::{Held, Server},
     wire::{self, Done, Received, Receiver, Reply, Request, Role},
@@ -75,7 +75,7 @@ impl Trouble {
 /// A helper process, from before its start until after its end.
 #[derive(Debug)]
 pub(super) struct Helper<A> {
-    share: Share,
+    pub(super) purpose: Purpose,
     server: Arc<Server>,
     state: Mutex<State<A>>,
     changed: Condvar,
@@ -109,7 +109,7 @@ enum Pending<A> {
 }
 
 impl<A> Helper<A> {
-    pub(super) fn new(share: Share, server: Arc<Server>) -> Self {
+    pub(super) fn new(purpose: Purpose, server: Arc<Server>) -> Self {
         let state = State {
             phase: Phase::Starting,
             calls: HashMap::new(),
@@ -117,7 +117,7 @@ impl<A> Helper<A> {
             used: Instant::now(),
             socket: None,
         };
-        Self { share, server, state: Mutex::new(state), changed: Condvar::new(), output: Mutex::default() }
+        Self { purpose, server, state: Mutex::new(state), changed: Condvar::new(), output: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State<A>> {
@@ -172,7 +172,7 @@ impl<A> Helper<A> {
                 // The keeper's own limit will say what it was.
                 return Err(Trouble::nobody(&Error::Unavailable(format!(
                     "{} was not mounted in time; repeat the request",
-                    self.share.name()
+                    self.purpose.share.name()
                 ))));
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -196,7 +196,7 @@ impl<A> Helper<A> {
             let begun = *since;
             let left = (begun + limit).saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let failure = unknown(&self.share, limit);
+                let failure = unknown(&self.purpose.share.name(), limit);
                 self.finish(&mut state, &failure, true);
                 continue;
             }
@@ -248,7 +248,8 @@ impl<A> Helper<A> {
             return Err(Trouble::nobody(&Error::Internal(format!("an operation cannot be sent: {error}"))));
         }
         // A part of it may be there, so nothing else can be sent; but it was not understood.
-        let text = format!("the helper of {} was lost: {error}; repeat the request", self.share.name());
+        let text =
+            format!("the helper of {} was lost: {error}; repeat the request", self.purpose.share.name());
         let failure = Failure::from(&Error::Unavailable(text));
         self.finish(&mut state, &failure, false);
         Ok(None)
@@ -290,11 +291,10 @@ fn ended_idle() -> Failure {
     Failure::from(&Error::Unavailable("the share's helper has ended; repeat the request".into()))
 }
 
-fn unknown(share: &Share, limit: Duration) -> Failure {
+fn unknown(share: &str, limit: Duration) -> Failure {
     let text = format!(
-        "{} did not answer within {limit:?}: whether the operation took effect is unknown; \
-         the same request again finds out",
-        share.name()
+        "{share} did not answer within {limit:?}: whether the operation took effect is unknown; \
+         the same request again finds out"
     );
     Failure::from(&Error::Unavailable(text))
 }
@@ -313,13 +313,15 @@ pub(super) fn keep<A: DeserializeOwned + Send + 'static>(
         let failure = keeper.run(&registry);
         kept.end(&failure);
         if let Some(registry) = registry.upgrade() {
-            registry.lock().unwrap_or_else(PoisonError::into_inner).forget(&kept.share, &kept);
+            registry.lock().unwrap_or_else(PoisonError::into_inner).forget(&kept);
         }
         drop(held);
     };
     if let Err(error) = thread::Builder::new().name("keeper".into()).stack_size(STACK).spawn(work) {
-        let text =
-            format!("no thread for the helper of {}: {error}; repeat the request", helper.share.name());
+        let text = format!(
+            "no thread for the helper of {}: {error}; repeat the request",
+            helper.purpose.share.name()
+        );
         helper.end(&Failure::from(&Error::Unavailable(text)));
     }
 }
@@ -345,7 +347,7 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
         self.helper.end(&failure);
         if let Some(registry) = registry.upgrade() {
             let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
-            registry.forget(&self.helper.share, self.helper);
+            registry.forget(self.helper);
         }
         self.helper.sender().take();
         self.finish(&mut process, socket, leaving);
@@ -353,9 +355,9 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
     }
 
     fn start(&self) -> Result<(Process, UnixStream, Receiver)> {
-        let share = &self.helper.share;
-        let what = share.locate(self.limits)?;
-        let doing = || format!("starting the helper of {}", share.name());
+        let purpose = &self.helper.purpose;
+        let what = purpose.locate(self.limits)?;
+        let doing = || format!("starting the helper of {}", purpose.share.name());
         let (process, socket) = child::start(self.launcher).doing(doing)?;
         let configured = socket
             .set_write_timeout(Some(WRITING))
@@ -367,7 +369,7 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
     }
 
     fn mounted(&self, socket: &UnixStream, receiver: &mut Receiver) -> Result<()> {
-        let name = self.helper.share.name();
+        let name = self.helper.purpose.share.name();
         match receiver.receive::<Reply<A>>(socket) {
             Ok(Received::Message(Reply::Ready(Ok(version)))) => {
                 let version = version.map(|version| version.to_string());
@@ -401,7 +403,7 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
 
     /// Until it ends, is given up, or has been idle for long.
     fn listen(&self, socket: &UnixStream, receiver: &mut Receiver) -> Failure {
-        let name = self.helper.share.name();
+        let name = self.helper.purpose.share.name();
         loop {
             if self.helper.is_over() {
                 return ended_idle();
@@ -447,7 +449,7 @@ impl<A: DeserializeOwned + Send + 'static> Keeper<'_, A> {
                 return;
             }
         }
-        let name = self.helper.share.name();
+        let name = self.helper.purpose.share.name();
         tracing::warn!(share = name, "a share does not answer: it is forced off and its helper killed");
         if force_and_kill(self.launcher, process) {
             return;

@@ -19,7 +19,7 @@ mod server;
 pub mod store;
 pub mod wire;
 
-pub use client::{Call, Limits, Share, Shares};
+pub use client::{COPIES, Call, Limits, Share, Shares};
 pub use failure::Failure;
 pub use helper::{Context, run};
 pub use node::{Binding, Children, Looked, Staged, Staging, Unmounted, Unmounting};

@@ -42,7 +42,7 @@ pub(super) fn of_answer(share: &nfs::Share, dialect: Dialect, error: &os::Error)
             Dialect::V4 => ("4", "vers=3"),
             Dialect::V3 => ("3", "vers=4"),
         };
-        return Error::Refused(format!(
+        return Error::NotOffered(format!(
             "server {server} of share {share} does not offer NFS {this}: {why}; switch it on there, or use the mount option \
              {other}"
         ));
@@ -81,13 +81,30 @@ pub(super) fn of_mount(source: &str, attempts: &[Attempt], error: os::Error) -> 
     }
     if number.is_some_and(try_next_version) {
         let tried: Vec<_> = attempts.iter().map(|attempt| attempt.version.to_string()).collect();
-        return Error::Refused(format!(
+        return Error::NotOffered(format!(
             "{source} cannot be mounted with NFS {}: {why}; either the server and this node's kernel have no such version in \
              common, or the kernel does not know one of the mount options",
             tried.join(", ")
         ));
     }
     Error::Os { doing: format!("mounting {source}"), source: error }
+}
+
+/// The root of a share that is mounted does not tell its attributes. Without an answer nothing is known of the server,
+/// which may come back: that is never final.
+pub(super) fn of_look(share: &str, error: os::Error) -> Error {
+    let doing = format!("looking at the root of {share}");
+    if error.is_outcome_unknown() {
+        let why = chain(&error);
+        return Error::Unavailable(format!("{doing}: {why}; repeat the request once its server answers"));
+    }
+    if error.is_denied() {
+        return Error::Forbidden(format!(
+            "{doing}: {}; the server does not let this node's root look at it: see its list of exports",
+            chain(&error)
+        ));
+    }
+    Error::Os { doing, source: error }
 }
 
 #[cfg(test)]
@@ -116,11 +133,27 @@ mod tests {
             assert!(matches!(of(number), Error::Unavailable(_)));
         }
         assert!(matches!(of(libc::ENOMEM), Error::Os { .. }));
-        let Error::Refused(text) = of(libc::EPROTONOSUPPORT) else { panic!() };
+        let Error::NotOffered(text) = of(libc::EPROTONOSUPPORT) else { panic!() };
         assert!(
             text.contains("NFS 4.2, 3:") && text.contains("nas:/data") && !text.contains("secret"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_root_that_gives_no_answer_is_never_final() {
+        let of = |number| {
+            let source = io::Error::from_raw_os_error(number);
+            let error =
+                os::Error::Path { op: "ask for the attributes of".into(), path: "/share".into(), source };
+            of_look("nas:/data", error)
+        };
+        for number in [libc::ETIMEDOUT, libc::EIO, libc::ESTALE, libc::ECONNREFUSED, libc::EHOSTUNREACH] {
+            let Error::Unavailable(text) = of(number) else { panic!("{number}: {:?}", of(number)) };
+            assert!(text.contains("looking at the root of nas:/data: cannot ask"), "{text}");
+        }
+        assert!(matches!(of(libc::EACCES), Error::Forbidden(_)));
+        assert!(matches!(of(libc::ENOMEM), Error::Os { .. }));
     }
 
     #[test]
@@ -136,6 +169,7 @@ mod tests {
             path: "192.0.2.1:2049".into(),
             source: io::Error::new(io::ErrorKind::Unsupported, "the server offers versions 2 to 3"),
         };
+        assert!(matches!(of_answer(&share, Dialect::V4, &old), Error::NotOffered(_)));
         for (error, unavailable) in [
             (of_name(&share, &silent), true),
             (of_answer(&share, Dialect::V4, &silent), true),

@@ -1,7 +1,7 @@
 //! The stores on shares as the driver's process uses them: each method is one call of a helper.
 
 use super::{
-    client::{Call, Limits, Mounted, Share, Shares},
+    client::{Call, Limits, Share, Shares},
     operation::{Answer, Examined, Order, Work},
     server::ServerStatus,
     store::{
@@ -218,15 +218,8 @@ impl Remote {
     }
 
     fn copy(&self, share: &Share, work: Work) -> Result<Answer> {
-        let mut own = share.clone();
-        if let Mounted::Nfs { bulk, .. } = &mut own.mounted {
-            *bulk = true;
-        }
-        let answer = self.call(&own, work, LONG);
-        // To a server all mounts of a host are one client, so it does not recall from one what another changes: the
-        // next copy must not find in this mount's memory what a pod here has written since.
-        self.shares.release(&own);
-        answer
+        let order = Order { cluster: self.cluster.clone(), work };
+        self.shares.copy(share, order, Call::within(LONG)).map_err(|error| on(share, error))
     }
 
     fn call(&self, share: &Share, work: Work, limit: Duration) -> Result<Answer> {
@@ -244,6 +237,7 @@ fn on(share: &Share, mut error: Error) -> Error {
         | Error::Incompatible(text)
         | Error::Busy(text)
         | Error::Refused(text)
+        | Error::NotOffered(text)
         | Error::Forbidden(text)
         | Error::NoSpace(text)
         | Error::OutOfRange(text)

@@ -12,6 +12,7 @@ pub(super) struct Server {
     pub(super) name: String,
     pub(super) breaker: Breaker,
     helpers: Arc<Counter>,
+    copies: Arc<Counter>,
     lost: Arc<Counter>,
     operations: Arc<Counter>,
 }
@@ -37,6 +38,7 @@ impl Server {
             name: name.to_owned(),
             breaker: Breaker::new(pace),
             helpers: Arc::default(),
+            copies: Arc::default(),
             lost: Arc::default(),
             operations: Arc::default(),
         }
@@ -45,6 +47,21 @@ impl Server {
     /// Room for one more helper; held until its process is gone.
     pub(super) fn helper(&self, most: usize) -> Option<Held> {
         Counter::hold(&self.helpers, most)
+    }
+
+    /// Room for one more helper that makes a copy. Counted apart: a copy may take hours.
+    pub(super) fn copy(&self, most: usize) -> Option<Held> {
+        Counter::hold(&self.copies, most)
+    }
+
+    /// Helpers of both kinds.
+    pub(super) fn helpers(&self) -> usize {
+        self.helpers.get() + self.copies.get()
+    }
+
+    /// Those that make copies.
+    pub(super) fn copies(&self) -> usize {
+        self.copies.get()
     }
 
     /// One more operation.
@@ -59,13 +76,13 @@ impl Server {
 
     /// Whether forgetting it loses nothing.
     pub(super) fn is_quiet(&self) -> bool {
-        self.helpers.get() == 0 && self.operations.get() == 0 && !self.breaker.is_open()
+        self.helpers() == 0 && self.operations.get() == 0 && !self.breaker.is_open()
     }
 
     pub(super) fn status(&self) -> ServerStatus {
         ServerStatus {
             server: self.name.clone(),
-            helpers: self.helpers.get(),
+            helpers: self.helpers(),
             lost: self.lost.get(),
             operations: self.operations.get(),
             open: self.breaker.is_open(),

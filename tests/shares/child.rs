@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -34,6 +34,8 @@ pub enum Operation {
     UntilStopped,
     /// Answers with this many bytes.
     Long(usize),
+    /// Copies all of the share into an empty directory.
+    Copy(PathBuf),
     Exit,
 }
 
@@ -88,6 +90,15 @@ fn carry_out(root: &Path, operation: Operation, context: &Context) -> Result<Ans
             Answer::Text("stopped".into())
         }
         Operation::Long(length) => Answer::Text("x".repeat(length)),
+        Operation::Copy(to) => {
+            let open = |path: &Path| {
+                os::directory::Directory::open(path)
+                    .map_err(|source| Error::Os { doing: "opening a directory".into(), source })
+            };
+            let abilities = share::copy::Abilities::default();
+            share::copy::tree(&open(root)?, &open(&to)?, abilities, &mut |_| true)?;
+            Answer::Done
+        }
         Operation::Exit => std::process::exit(3),
     })
 }

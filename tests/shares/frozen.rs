@@ -3,7 +3,10 @@
 use crate::{
     child::{Answer, NAME, Operation},
     fuse::{Mood, Server},
-    host::{Disk, LONG, TestShares, call, children, eventually, memory, namespaces_with, run, shares},
+    host::{
+        Disk, LONG, TestShares, call, children, eventually, is_alive, memory, namespaces_with, run, scratch,
+        shares,
+    },
 };
 use std::{
     process::{Command, Stdio},
@@ -167,7 +170,7 @@ fn driver() {
 
 /// A driver with an operation that hangs in its helper, and that helper.
 fn hanging_driver(server: &Server) -> (std::process::Child, u32) {
-    let directory = crate::host::scratch();
+    let directory = scratch();
     let report = directory.path().join("helper");
     let driver = Command::new("/proc/self/exe")
         .args(["--exact", "frozen::driver", "--nocapture"])
@@ -221,4 +224,56 @@ fn nothing_is_left_of_many() {
     drop(shares);
     // Other tests' children come and go.
     eventually("all are reaped", || children().len() <= before + 8);
+}
+
+#[test]
+fn a_root_that_fails_is_never_final_and_a_stale_mount_is_not_looked_at_again() {
+    let server = Server::new();
+    let shares: TestShares = Shares::new(server.launcher(), Limits::default());
+    let share = server.share("fails");
+    for number in [libc::ETIMEDOUT, libc::EIO, libc::ESTALE] {
+        server.set(Mood::Fails(number));
+        // One that starts, and one that has been there before.
+        for _ in 0..2 {
+            let error = shares.look(&share).unwrap_err();
+            assert!(
+                matches!(&error, Error::Unavailable(text) if text.contains("looking at the root of")),
+                "{number}: {error:?}"
+            );
+            server.set(Mood::Answers);
+            eventually("it answers", || shares.look(&share).is_ok());
+            server.set(Mood::Fails(number));
+        }
+        server.set(Mood::Answers);
+        let inside = || match call(&shares, &share, Operation::Inspect).unwrap() {
+            Answer::Inside { process, .. } => process,
+            other => panic!("{other:?}"),
+        };
+        let before = inside();
+        server.set(Mood::Fails(number));
+        shares.look(&share).unwrap_err();
+        server.set(Mood::Answers);
+        if number == libc::ESTALE {
+            eventually("it ends", || !is_alive(before));
+        }
+        assert_eq!(inside() == before, number != libc::ESTALE, "{number}");
+    }
+}
+
+#[test]
+fn a_copy_without_a_file_whose_name_is_there_is_none() {
+    let server = Server::new();
+    let shares: TestShares = Shares::new(server.launcher(), Limits::default());
+    let share = server.share("copies");
+    let target = scratch();
+    // As a helper can name it, whose own namespace has it nowhere.
+    let to = format!("/proc/{}/root{}", std::process::id(), target.path().display());
+    let copy = |number| {
+        server.set(Mood::Lists(number));
+        call(&shares, &share, Operation::Copy(to.clone().into()))
+    };
+    let error = copy(libc::ESTALE).unwrap_err();
+    assert!(matches!(&error, Error::Unavailable(text) if text.contains("starts anew")), "{error:?}");
+    assert_eq!(copy(libc::ENOENT).unwrap(), Answer::Done);
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
 }

@@ -30,6 +30,10 @@ pub enum Mood {
     Frozen,
     /// Everything, like a server whose threads are all busy.
     Silent,
+    /// Nothing, but this is all it says of its root.
+    Fails(i32),
+    /// Nothing. A file is listed, and this is all it says of that.
+    Lists(i32),
 }
 
 /// One server: its children's daemons look at this file before each answer.
@@ -53,9 +57,11 @@ impl Server {
 
     pub fn set(&self, mood: Mood) {
         let text = match mood {
-            Mood::Answers => "",
-            Mood::Frozen => "frozen",
-            Mood::Silent => "silent",
+            Mood::Answers => String::new(),
+            Mood::Frozen => "frozen".into(),
+            Mood::Silent => "silent".into(),
+            Mood::Fails(number) => format!("fails {number}"),
+            Mood::Lists(number) => format!("lists {number}"),
         };
         std::fs::write(&self.control, text).unwrap();
     }
@@ -108,7 +114,12 @@ fn mood(control: &Path) -> Mood {
     match std::fs::read_to_string(control).as_deref() {
         Ok("frozen") => Mood::Frozen,
         Ok("silent") => Mood::Silent,
-        _ => Mood::Answers,
+        Ok(text) => match text.split_once(' ') {
+            Some(("fails", number)) => Mood::Fails(number.parse().unwrap()),
+            Some(("lists", number)) => Mood::Lists(number.parse().unwrap()),
+            _ => Mood::Answers,
+        },
+        Err(_) => Mood::Answers,
     }
 }
 
@@ -133,7 +144,7 @@ fn serve(mut device: File, control: &Path) {
         let mood = mood(control);
         let kept = held.iter().position(|request| answers(request, mood));
         if let Some(request) = kept.and_then(|at| held.remove(at))
-            && let Some(answer) = answer(&request)
+            && let Some(answer) = answer(&request, mood)
         {
             let _released_meanwhile = device.write(&answer);
         }
@@ -148,34 +159,50 @@ const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
 const STATFS: u32 = 17;
 const INIT: u32 = 26;
+const OPENDIR: u32 = 27;
+const READDIR: u32 = 28;
+const RELEASEDIR: u32 = 29;
+const GETXATTR: u32 = 22;
+const LISTXATTR: u32 = 23;
 
 fn answers(request: &[u8], mood: Mood) -> bool {
     match mood {
-        Mood::Answers => true,
+        Mood::Answers | Mood::Fails(_) | Mood::Lists(_) => true,
         Mood::Frozen => matches!(word(request, 4), LOOKUP | GETATTR | STATFS | INIT),
         Mood::Silent => word(request, 4) == INIT,
     }
 }
 
 /// As linux/fuse.h has it: an empty root directory on which nothing can be made.
-fn answer(request: &[u8]) -> Option<Vec<u8>> {
+fn answer(request: &[u8], mood: Mood) -> Option<Vec<u8>> {
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
-    let body = match word(request, 4) {
-        INIT => Ok(words(&[&[7, 31, 0, 0, 0, 4096, 1][..], &[0; 9]].concat())),
-        GETATTR => {
+    let body = match (word(request, 4), mood) {
+        (GETATTR, Mood::Fails(number)) => Err(number),
+        (INIT, _) => Ok(words(&[&[7, 31, 0, 0, 0, 4096, 1][..], &[0; 9]].concat())),
+        (GETATTR, _) => {
             let mut attributes = [0; 26];
             // Valid for no time; inode 1, a directory with two links.
             (attributes[4], attributes[19], attributes[20]) = (1, 0o40755, 2);
             Ok(words(&attributes))
         }
-        STATFS => {
+        (STATFS, _) => {
             let mut figures = [0; 20];
             (figures[0], figures[10], figures[11], figures[12]) = (1000, 4096, 255, 4096);
             Ok(words(&figures))
         }
-        LOOKUP => Err(libc::ENOENT),
+        (LOOKUP, Mood::Lists(number)) => Err(number),
+        (LOOKUP, _) => Err(libc::ENOENT),
+        (OPENDIR, Mood::Lists(_)) => Ok(words(&[0; 4])),
+        (RELEASEDIR, Mood::Lists(_)) => Ok(Vec::new()),
+        // Inode 2, where the list goes on, the length of the name, its kind, the name.
+        (READDIR, Mood::Lists(_)) if word(request, 48) == 0 => {
+            let kind = u32::from(libc::DT_REG);
+            Ok([&words(&[2, 0, 1, 0, 1, kind])[..], b"f\0\0\0\0\0\0\0"].concat())
+        }
+        (READDIR, Mood::Lists(_)) => Ok(Vec::new()),
+        (GETXATTR | LISTXATTR, Mood::Lists(_)) => Err(libc::ENOSYS),
         // FORGET, INTERRUPT, BATCH_FORGET.
-        2 | 36 | 42 => return None,
+        (2 | 36 | 42, _) => return None,
         _ => Err(libc::EROFS),
     };
     let (error, body) = match body {

@@ -5,7 +5,10 @@ use crate::{
     host::{LONG, call, eventually, is_alive, memory, run, shares},
 };
 use std::{
-    fs, thread,
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    thread,
     time::{Duration, Instant},
 };
 use wharf::{
@@ -193,7 +196,7 @@ fn a_server_that_is_not_there_is_found_out_in_time_and_then_refused_at_once() {
     use wharf::volume::nfs::{self, Connection};
     let shares = shares(Limits::default());
     let connection = Connection::parse("port=9").unwrap();
-    let share = Share::nfs(&nfs::Share::parse("127.0.0.78:/none").unwrap(), &connection, false);
+    let share = Share::nfs(&nfs::Share::parse("127.0.0.78:/none").unwrap(), &connection);
     for _ in 0..3 {
         let begin = Instant::now();
         let error = call(&shares, &share, Operation::Inspect).unwrap_err();
@@ -218,4 +221,97 @@ fn a_server_that_is_not_there_is_found_out_in_time_and_then_refused_at_once() {
     // Others are not concerned.
     inside(&shares, &memory("another", "one"));
     eventually("nothing is left", || server().helpers == 0 && server().lost == 0);
+}
+
+#[test]
+fn each_copy_has_a_helper_of_its_own_that_ends_with_it() {
+    let shares = shares(Limits::default());
+    let share = memory("copies", "one");
+    let copy = |operation| shares.copy(&share, operation, Call::within(LONG));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| copy(Operation::Sleep(Duration::from_secs(3))));
+        eventually("it runs", || shares.servers().first().is_some_and(|server| server.operations == 1));
+        let insides = [(); 2].map(|()| match copy(Operation::Inspect).unwrap() {
+            Answer::Inside { process, .. } => process,
+            other => panic!("{other:?}"),
+        });
+        assert!(!first.is_finished());
+        assert_ne!(insides[0], insides[1]);
+        eventually("theirs are gone", || shares.servers()[0].helpers == 1);
+        assert_eq!(shares.servers()[0].operations, 1, "the first copy goes on");
+        first.join().unwrap().unwrap();
+    });
+    eventually("nothing is left", || shares.servers()[0].helpers == 0);
+}
+
+#[test]
+fn copies_leave_room_for_what_is_done_quickly() {
+    for limits in [
+        Limits { helpers: 1, copies: 2, ..Limits::default() },
+        Limits { all_helpers: 3, all_copies: 2, ..Limits::default() },
+    ] {
+        let shares = shares(limits);
+        let copy = |name: &str, operation| shares.copy(&memory("busy", name), operation, Call::within(LONG));
+        thread::scope(|scope| {
+            let running = ["one", "two"]
+                .map(|name| scope.spawn(move || copy(name, Operation::Sleep(Duration::from_secs(6)))));
+            eventually("they run", || shares.servers().first().is_some_and(|server| server.helpers == 2));
+            let begin = Instant::now();
+            inside(&shares, &memory("busy", "three"));
+            assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+            let error = copy("four", Operation::Inspect).unwrap_err();
+            assert!(
+                matches!(&error, Error::Unavailable(text) if text.contains("too many helper processes")),
+                "{error:?}"
+            );
+            // What has nothing to do makes room for another share, not for a copy.
+            inside(&shares, &memory("busy", "five"));
+            running.into_iter().for_each(|copy| drop(copy.join().unwrap().unwrap()));
+        });
+        copy("four", Operation::Inspect).unwrap();
+    }
+}
+
+/// A server that has version 3 alone: what is asked in another is told so.
+fn old_server() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.79:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut call = [0; 28];
+            while stream.read_exact(&mut call).is_ok() {
+                let length = u32::from_be_bytes(call[..4].try_into().unwrap()) & 0x7fff_ffff;
+                let mut rest = vec![0; length as usize - 24];
+                stream.read_exact(&mut rest).unwrap();
+                let version = u32::from_be_bytes(call[20..24].try_into().unwrap());
+                let words: &[u32] = if version == 3 { &[1, 0, 0, 0, 0] } else { &[1, 0, 0, 0, 2, 3, 3] };
+                let length = u32::try_from(4 + 4 * words.len()).unwrap() | 1 << 31;
+                let words = words.iter().flat_map(|word| word.to_be_bytes());
+                let answer: Vec<u8> =
+                    length.to_be_bytes().into_iter().chain(call[4..8].to_vec()).chain(words).collect();
+                if stream.write_all(&answer).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_without_the_version_says_that_and_nothing_else() {
+    let shares = shares(Limits::default());
+    let port = old_server().port();
+    let share = wharf::volume::nfs::Share::parse("127.0.0.79:/old").unwrap();
+    let ask = |options: String| {
+        let connection = wharf::volume::nfs::Connection::parse(&options).unwrap();
+        call(&shares, &Share::nfs(&share, &connection), Operation::Inspect).unwrap_err()
+    };
+    let error = ask(format!("port={port}"));
+    assert!(matches!(&error, Error::NotOffered(text) if text.contains("does not offer NFS 4")), "{error:?}");
+    assert!(!shares.servers()[0].open, "it has answered");
+    // There, mounting is tried; it is no whole server.
+    let error = ask(format!("vers=3,port={port},mountport={port}"));
+    assert!(!error.to_string().contains("does not offer"), "{error:?}");
 }

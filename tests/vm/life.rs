@@ -141,11 +141,21 @@ fn a_whole_life(server: Server, export: &str, version: &str, name: &str) {
     let cloned = world.co.clone_volume(&format!("{name}-clone"), &with_name(&class, "clone"), id).unwrap();
     assert_eq!(fs::read(corner.0.join("clone/f")).unwrap(), b"later");
 
+    // The same requests again find what they made, whatever has become of its source since.
+    world.co.delete_snapshot(&snapshot.snapshot_id).unwrap();
+    let restored_again =
+        world.co.restore(&format!("{name}-restored"), &with_name(&class, "restored"), &snapshot.snapshot_id);
+    assert_eq!(restored_again.unwrap(), restored);
+    let snapshot = world.co.snapshot(&format!("{name}-snap"), id).unwrap();
+
     let grown = world.co.expand(id, 128 * MIB).unwrap();
     assert_eq!(
         (grown.capacity_bytes, grown.node_expansion_required),
         (i64::try_from(128 * MIB).unwrap(), false)
     );
+    let cloned_again =
+        world.co.clone_volume(&format!("{name}-clone"), &with_name(&class, "clone"), id).unwrap();
+    assert_eq!(cloned_again, cloned);
     // A controller that knows nothing yet finds all of it by the ids.
     world.restart(name, &[&format!("{}:/export/{export},nfsvers={version}", bracketed(server))]);
     let ids: BTreeSet<_> = [id, &restored.volume_id, &cloned.volume_id].into_iter().cloned().collect();

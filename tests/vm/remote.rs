@@ -299,7 +299,6 @@ fn exports_that_cannot_be_written_say_so() {
     let read_only = wharf::share::Share::nfs(
         &wharf::volume::nfs::Share::parse("127.0.0.1:/export/ro").unwrap(),
         &wharf::volume::nfs::Connection::parse("").unwrap(),
-        false,
     );
     assert_eq!(remote.examine(&read_only).unwrap().powers, Powers::ReadOnly);
     assert_eq!(remote.volumes(&read_only, None, 9).unwrap().entries, []);

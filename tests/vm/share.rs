@@ -62,7 +62,7 @@ impl Scene {
         let host = if six { format!("[{}]", server.address) } else { server.address.to_owned() };
         let source = format!("{host}:/export/{export}/{name}");
         let connection = Connection::parse(options).unwrap();
-        let share = share::Share::nfs(&nfs::Share::parse(&source).unwrap(), &connection, false);
+        let share = share::Share::nfs(&nfs::Share::parse(&source).unwrap(), &connection);
         Self { remote: remote("here"), share, source, corner }
     }
 

@@ -26,7 +26,7 @@ use uuid::Uuid;
 /// Copies a tree into an empty directory: modes, owners, times, xattrs, hard links, symlinks, holes,
 /// device nodes, fifos, and what the root directory itself carries; file data by reflink when `share`
 /// (by sparse copy where a file cannot share its blocks), else by sparse copy. Sockets are left out, a
-/// file that vanishes meanwhile is no error, a mount inside is one. Subvolumes become directories.
+/// file whose name is gone meanwhile is no error, a mount inside is one. Subvolumes become directories.
 ///
 /// `progress` gets the bytes of data so far and says whether to go on; if not, the outcome is
 /// [`Error::Cancelled`]. After any error `to` is incomplete. Nothing is synced.
@@ -35,8 +35,8 @@ pub fn copy(from: &File, to: &File, share: bool, progress: &mut dyn FnMut(u64) -
 }
 
 /// As [`copy`], between two trees on one NFS mount: names that clients give to files that were removed
-/// while open are left out, a file whose size has changed meanwhile is copied once more, runs of zeroes
-/// become holes, and the data of each file is synced.
+/// while open are left out, a file whose size has changed meanwhile is copied once more, one that another
+/// client has replaced is looked for again, runs of zeroes become holes, and the data of each file is synced.
 pub fn copy_remote(
     from: &File,
     to: &File,
@@ -46,6 +46,9 @@ pub fn copy_remote(
 ) -> Result<()> {
     copy_by(from, to, Manner { share, remote: true, in_kernel }, progress)
 }
+
+/// How often a name is looked up again whose file the server does not know any more.
+const TRIES: u32 = 3;
 
 /// How a tree is copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,7 +68,7 @@ fn copy_by(from: &File, to: &File, manner: Manner, progress: &mut dyn FnMut(u64)
     }
     let mut copy = Copy { source, target, links: Links::make(to)?, manner, bytes: 0, progress };
     let outcome = copy.all();
-    let removed = copy.links.remove();
+    let removed = copy.links.remove(&mut || (copy.progress)(copy.bytes));
     outcome?;
     removed?;
     // Last, because removing the links has changed the root's times.
@@ -104,38 +107,42 @@ impl Copy<'_> {
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<()> {
-        let name = entry.name.as_os_str();
-        if self.manner.remote && is_silly(name) {
+        if self.manner.remote && is_silly(&entry.name) {
             return Ok(());
         }
-        if entry.kind == FileType::Directory && self.directory(name)? {
-            return Ok(());
+        while_stale(|| self.attempt(entry))
+    }
+
+    fn attempt(&mut self, entry: &Entry) -> Result<Seen> {
+        let name = entry.name.as_os_str();
+        if entry.kind == FileType::Directory
+            && let Some(seen) = self.directory(name)?
+        {
+            return Ok(seen);
         }
         // A handle first: opening for reading would do something to a device.
         let handle = match open_below(self.source.directory()?, name, OFlags::PATH) {
             Ok(handle) => handle,
-            Err(Errno::NOENT | Errno::STALE) => return Ok(()),
-            Err(e) => return Err(self.source.failed("open", name, e)),
+            Err(e) => return seen(e, self.source.failed("open", name, e)),
         };
         let stat = match fstat(&handle) {
             Ok(stat) => stat,
-            Err(Errno::NOENT | Errno::STALE) => return Ok(()),
-            Err(e) => return Err(self.source.failed("look at", name, e)),
+            Err(e) => return seen(e, self.source.failed("look at", name, e)),
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.directory(name).map(drop),
-            FileType::Socket => Ok(()),
+            // One that has just come to stand there, or one whose kind the list did not tell.
+            FileType::Directory => Ok(self.directory(name)?.unwrap_or(Seen::Done)),
+            FileType::Socket => Ok(Seen::Done),
             kind => self.file(name, &handle, &stat, kind),
         }
     }
 
-    /// Enters a directory and makes its copy, whose attributes come when it is left. False: it is none.
-    fn directory(&mut self, name: &OsStr) -> Result<bool> {
+    /// Enters a directory and makes its copy, whose attributes come when it is left. `None`: it is none.
+    fn directory(&mut self, name: &OsStr) -> Result<Option<Seen>> {
         match self.source.enter(name, 0) {
             Ok(()) => {}
-            Err(Errno::NOENT | Errno::STALE) => return Ok(true),
-            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
-            Err(e) => return Err(self.source.failed("open directory", name, e)),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(e) => return seen(e, self.source.failed("open directory", name, e)).map(Some),
         }
         match mkdirat(self.target.directory()?, name, Mode::RWXU) {
             Ok(()) => {
@@ -145,7 +152,7 @@ impl Copy<'_> {
             Err(Errno::EXIST) => drop(self.source.leave()?),
             Err(e) => return Err(self.target.failed("create directory", name, e)),
         }
-        Ok(true)
+        Ok(Some(Seen::Done))
     }
 
     /// Attributes of the directory where the walks are: its times would not survive new entries.
@@ -157,7 +164,7 @@ impl Copy<'_> {
     }
 
     /// Anything that is no directory.
-    fn file(&mut self, name: &OsStr, handle: &OwnedFd, stat: &Stat, kind: FileType) -> Result<()> {
+    fn file(&mut self, name: &OsStr, handle: &OwnedFd, stat: &Stat, kind: FileType) -> Result<Seen> {
         let link = (stat.st_nlink > 1).then(|| format!("{:x}-{:x}", stat.st_dev, stat.st_ino));
         if let Some(link) = &link
             && self
@@ -165,14 +172,24 @@ impl Copy<'_> {
                 .take(link, self.target.directory()?, name)
                 .map_err(|e| self.target.failed("link", name, e))?
         {
-            return Ok(());
+            return Ok(Seen::Done);
         }
         let mut file = None;
         let made = match kind {
             FileType::RegularFile => {
-                self.regular(name, handle, stat)?.map(|made| file = Some(OwnedFd::from(made)))
+                let source: File = match reopen(handle, OFlags::RDONLY) {
+                    Ok(source) => source.into(),
+                    Err(e) => return seen(e, self.source.failed("open", name, e)),
+                };
+                match self.regular(name, &source, stat) {
+                    Err(e) if e.is_stale() => return self.again(name, e),
+                    made => made?.map(|made| file = Some(OwnedFd::from(made))),
+                }
             }
-            FileType::Symlink => self.symlink(name, handle)?,
+            FileType::Symlink => match readlinkat(handle, "", Vec::new()) {
+                Ok(content) => symlinkat(content, self.target.directory()?, name),
+                Err(e) => return seen(e, self.source.failed("read the link", name, e)),
+            },
             _ => {
                 let mode = Mode::RUSR | Mode::WUSR;
                 mknodat(self.target.directory()?, name, kind, mode, stat.st_rdev)
@@ -180,7 +197,7 @@ impl Copy<'_> {
         };
         match made {
             Ok(()) => {}
-            Err(Errno::EXIST) => return Ok(()),
+            Err(Errno::EXIST) => return Ok(Seen::Done),
             Err(e) => return Err(self.target.failed("create", name, e)),
         }
         let at = self.target.directory()?;
@@ -188,20 +205,28 @@ impl Copy<'_> {
             Some(file) => file,
             None => open_below(at, name, OFlags::PATH).map_err(|e| self.target.failed("open", name, e))?,
         };
-        attributes::copy(handle.as_fd(), target.as_fd(), stat)
-            .map_err(|Failure { op, errno }| self.target.failed(op, name, errno))?;
+        match attributes::copy(handle.as_fd(), target.as_fd(), stat) {
+            Ok(()) => {}
+            Err(Failure { op, errno }) if errno == Errno::STALE => {
+                return self.again(name, self.target.failed(op, name, errno));
+            }
+            Err(Failure { op, errno }) => return Err(self.target.failed(op, name, errno)),
+        }
         if let Some(link) = &link {
             self.links.keep(link, at, name).map_err(|e| self.target.failed("link", name, e))?;
         }
-        Ok(())
+        Ok(Seen::Done)
     }
 
-    fn regular(&mut self, name: &OsStr, handle: &OwnedFd, stat: &Stat) -> Result<Result<File, Errno>> {
-        let source: File = match reopen(handle, OFlags::RDONLY) {
-            Ok(source) => source.into(),
-            Err(Errno::NOENT | Errno::STALE) => return Ok(Err(Errno::EXIST)),
-            Err(e) => return Err(self.source.failed("open", name, e)),
-        };
+    /// Takes back what was copied of a file that the server does not know any more.
+    fn again(&self, name: &OsStr, error: Error) -> Result<Seen> {
+        unlinkat(self.target.directory()?, name, AtFlags::empty())
+            .map_err(|e| self.target.failed("remove", name, e))?;
+        Ok(Seen::Stale(error))
+    }
+
+    /// The inner error is one of making the copy. After a stale outer one there is a part of it.
+    fn regular(&mut self, name: &OsStr, source: &File, stat: &Stat) -> Result<Result<File, Errno>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut mode = Mode::RUSR | Mode::WUSR;
         if self.manner.remote {
@@ -212,15 +237,7 @@ impl Copy<'_> {
             Ok(target) => target.into(),
             Err(e) => return Ok(Err(e)),
         };
-        match self.data(&source, &target) {
-            // Removed by another client while it was read.
-            Err(e) if e.is_stale() => {
-                unlinkat(self.target.directory()?, name, AtFlags::empty())
-                    .map_err(|e| self.target.failed("remove", name, e))?;
-                Ok(Err(Errno::EXIST))
-            }
-            outcome => outcome.map(|()| Ok(target)),
-        }
+        self.data(source, &target).map(|()| Ok(target))
     }
 
     fn data(&mut self, source: &File, target: &File) -> Result<()> {
@@ -262,11 +279,36 @@ impl Copy<'_> {
         self.bytes = before + copied;
         Ok(())
     }
+}
 
-    fn symlink(&self, name: &OsStr, handle: &OwnedFd) -> Result<Result<(), Errno>> {
-        let content =
-            readlinkat(handle, "", Vec::new()).map_err(|e| self.source.failed("read the link", name, e))?;
-        Ok(symlinkat(content, self.target.directory()?, name))
+/// What became of one name.
+#[derive(Debug)]
+enum Seen {
+    /// It is copied, is none of those that are, or is gone.
+    Done,
+    /// The server does not know what stood there any more, for this reason; nothing of it is left in the copy.
+    Stale(Error),
+}
+
+/// What an error that met something in the source says about it.
+fn seen(errno: Errno, error: Error) -> Result<Seen> {
+    match errno {
+        Errno::NOENT => Ok(Seen::Done),
+        Errno::STALE => Ok(Seen::Stale(error)),
+        _ => Err(error),
+    }
+}
+
+/// What is stale was removed or replaced by another client, or the server that has just taken over does not know it
+/// yet. Only the name tells: while it is there the file must be in the copy, and a copy without it is none.
+fn while_stale(mut attempt: impl FnMut() -> Result<Seen>) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        match attempt()? {
+            Seen::Done => return Ok(()),
+            Seen::Stale(error) if tries == TRIES => return Err(error),
+            Seen::Stale(_) => tries += 1,
+        }
     }
 }
 
@@ -308,11 +350,15 @@ impl Links {
         }
     }
 
-    fn remove(&self) -> Result<()> {
+    /// Each is a call to the server, so this may take long, too.
+    fn remove(&self, progress: &mut dyn FnMut() -> bool) -> Result<()> {
         let op = "remove";
         let mut walk = Walk::at(&self.directory, self.shown.clone())?;
         while let Some(entry) = walk.next()? {
             unlinkat(&self.directory, &entry.name, AtFlags::empty()).at(op, &self.shown)?;
+            if !progress() {
+                return Err(Error::Cancelled("the copy"));
+            }
         }
         unlinkat(&self.root, OsStr::from_bytes(self.name.as_bytes()), AtFlags::REMOVEDIR).at(op, &self.shown)
     }
@@ -326,4 +372,35 @@ fn is_silly(name: &OsStr) -> bool {
 
 fn shown(file: &File) -> PathBuf {
     crate::os::file::shown(file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn only_a_name_that_is_gone_is_left_out() {
+        let stale = || Error::Path { op: "open".into(), path: "f".into(), source: Errno::STALE.into() };
+        let run = |outcomes: Vec<Errno>| {
+            let mut asked = 0;
+            let outcome = while_stale(|| {
+                asked += 1;
+                match outcomes.get(asked - 1).copied() {
+                    Some(errno) => {
+                        seen(errno, Error::Path { op: "open".into(), path: "f".into(), source: errno.into() })
+                    }
+                    None => Ok(Seen::Done),
+                }
+            });
+            (outcome.map_err(|error| error.errno().unwrap()), asked)
+        };
+        assert_eq!(run(vec![Errno::NOENT]), (Ok(()), 1));
+        assert_eq!(run(vec![Errno::STALE, Errno::NOENT]), (Ok(()), 2));
+        assert_eq!(run(vec![Errno::STALE, Errno::STALE]), (Ok(()), 3), "replaced, and copied then");
+        assert_eq!(run(vec![Errno::STALE; 9]), (Err(libc::ESTALE), 4));
+        assert_eq!(run(vec![Errno::ACCESS]), (Err(libc::EACCES), 1));
+        assert!(stale().is_outcome_unknown(), "which is never final");
+    }
 }

@@ -70,21 +70,27 @@ impl Capacities {
             (entry.available, due)
         };
         if due {
-            self.ask(at);
+            self.ask(at, thread::Builder::new());
         }
         Capacity { available: available.unwrap_or(size::MAX), largest: size::MAX, smallest: 0 }
     }
 
-    fn ask(&self, at: &At) {
-        let (remote, known, at) = (Arc::clone(&self.remote), Arc::clone(&self.known), at.clone());
-        let asking = thread::Builder::new().name("capacity".into()).spawn(move || {
-            let answer = remote.space(&at.reach());
-            let mut known = lock(&known);
-            let entry = known.entry(at.share.clone()).or_default();
-            (entry.asking, entry.asked) = (false, Some(Instant::now()));
+    fn asking(&self, at: &At) -> Asking {
+        Asking { known: Arc::clone(&self.known), at: at.clone() }
+    }
+
+    fn ask(&self, at: &At, thread: thread::Builder) {
+        let (remote, asking) = (Arc::clone(&self.remote), self.asking(at));
+        let asking = thread.name("capacity".into()).spawn(move || {
+            let answer = remote.space(&asking.at.reach());
+            let mut known = lock(&asking.known);
+            let entry = known.entry(asking.at.share.clone()).or_default();
+            entry.asked = Some(Instant::now());
             match answer {
                 Ok(space) => entry.available = Some(space.available),
-                Err(error) => tracing::debug!(share = %at, error = error.chain(), "no figures of a share"),
+                Err(error) => {
+                    tracing::debug!(share = %asking.at, error = error.chain(), "no figures of a share");
+                }
             }
         });
         if let Err(error) = asking {
@@ -93,6 +99,40 @@ impl Capacities {
     }
 }
 
+/// While it is there nobody else asks. It goes with the thread, and with one that could not be started.
+struct Asking {
+    known: Arc<Mutex<HashMap<nfs::Share, Entry>>>,
+    at: At,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(entry) = lock(&self.known).get_mut(&self.at.share) {
+            entry.asking = false;
+        }
+    }
+}
+
 fn lock(known: &Mutex<HashMap<nfs::Share, Entry>>) -> MutexGuard<'_, HashMap<nfs::Share, Entry>> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{os::child::Launcher, share::Limits, volume::nfs::Connection};
+
+    #[test]
+    fn a_thread_that_does_not_start_does_not_end_the_asking() {
+        let remote = Remote::new(Launcher::new(["none"]), Limits::default(), "cluster".into());
+        let capacities = Capacities::new(Arc::new(remote));
+        let at = At { share: nfs::Share::parse("nas:/data").unwrap(), connection: Connection::default() };
+        lock(&capacities.known).insert(at.share.clone(), Entry { asking: true, ..Entry::default() });
+        // More than any machine has.
+        capacities.ask(&at, thread::Builder::new().stack_size(1 << 60));
+        let entry = lock(&capacities.known)[&at.share];
+        assert!(!entry.asking && entry.asked.is_none());
+    }
 }

@@ -47,50 +47,78 @@ impl Shares {
         let id = VolumeId { key, share: wish.share.clone(), connection: connection.clone() };
         id.check_length()?;
         let at = At { share: wish.share.clone(), connection }.with(&request.secrets)?;
-        let origin = request.source.as_ref().map(|source| self.find_source(source, &at)).transpose()?;
+        let origin =
+            request.source.as_ref().map(|source| self.origin(request, key, source, &at)).transpose()?;
         let wanted = new_volume(request, &wish, &id, origin.as_ref())?;
         let made = self.remote.create_volume(&self.uses(&at), wanted);
         let record = self.janitor.made(&at, made)?;
-        if !request.range.admits(record.size_bytes) {
-            return Err(Error::Incompatible(format!(
-                "a volume of this name exists with another size ({} bytes): delete {} first, or use another name",
-                record.size_bytes, record.id
-            )));
-        }
+        check_size(request, &record)?;
         Ok(Volume { source: request.source.clone(), ..answer(record) })
     }
 
-    /// A source lies on the share of the new volume: nothing is copied from one server to another.
-    fn find_source(&self, source: &SourceRequest, at: &At) -> Result<Origin> {
-        match source {
-            SourceRequest::Volume(id) => {
-                let unknown = || Error::NotFound(format!("source volume {id:?} does not exist"));
-                let found = match OnShare::parse(id) {
-                    Some(OnShare::Volume(found)) => found,
-                    Some(OnShare::Legacy(_)) => return Err(refuse_legacy("volume", id)),
-                    None => return Err(elsewhere_or("volume", id, unknown)),
-                };
-                check_share("volume", id, &found.share, at)?;
-                let record = self.remote.volume(&self.uses(at), found.key)?.ok_or_else(unknown)?;
-                Ok(Origin {
-                    source: Source::Volume(found.key),
-                    asked_bytes: record.asked_size(),
-                    size_bytes: record.size_bytes,
-                })
+    /// Whatever has become of its source since, a volume that exists is the answer; the store compares the rest.
+    fn origin(&self, request: &CreateOnShare, key: Key, asked: &SourceRequest, at: &At) -> Result<Origin> {
+        let source = source_on_share(asked, at)?;
+        match self.remote.volume(&self.uses(at), key)? {
+            Some(made) => {
+                check_size(request, &made)?;
+                Ok(Origin { source, size_bytes: made.size_bytes, asked_bytes: 0 })
             }
-            SourceRequest::Snapshot(id) => {
-                let unknown = || Error::NotFound(format!("source snapshot {id:?} does not exist"));
-                let found = match SnapshotOnShare::parse(id) {
-                    Some(SnapshotOnShare::Snapshot(found)) => found,
-                    Some(SnapshotOnShare::Legacy(_)) => return Err(refuse_legacy("snapshot", id)),
-                    None => return Err(elsewhere_or("snapshot", id, unknown)),
-                };
-                check_share("snapshot", id, &found.share, at)?;
-                let record = self.remote.snapshot(&self.uses(at), found.key)?.ok_or_else(unknown)?;
-                let size = record.asked_bytes;
-                Ok(Origin { source: Source::Snapshot(found.key), asked_bytes: size, size_bytes: size })
+            None => self.find_source(source, asked, at),
+        }
+    }
+
+    fn find_source(&self, source: Source, asked: &SourceRequest, at: &At) -> Result<Origin> {
+        match source {
+            Source::Volume(key) => {
+                let record = self.remote.volume(&self.uses(at), key)?.ok_or_else(|| unknown(asked))?;
+                Ok(Origin { source, asked_bytes: record.asked_size(), size_bytes: record.size_bytes })
+            }
+            Source::Snapshot(key) => {
+                let record = self.remote.snapshot(&self.uses(at), key)?.ok_or_else(|| unknown(asked))?;
+                Ok(Origin { source, asked_bytes: record.asked_bytes, size_bytes: record.asked_bytes })
             }
         }
+    }
+}
+
+fn check_size(request: &CreateOnShare, record: &VolumeRecord) -> Result<()> {
+    if request.range.admits(record.size_bytes) {
+        return Ok(());
+    }
+    Err(Error::Incompatible(format!(
+        "a volume of this name exists with another size ({} bytes): delete {} first, or use another name",
+        record.size_bytes, record.id
+    )))
+}
+
+fn unknown(source: &SourceRequest) -> Error {
+    let (what, id) = match source {
+        SourceRequest::Volume(id) => ("volume", id),
+        SourceRequest::Snapshot(id) => ("snapshot", id),
+    };
+    Error::NotFound(format!("source {what} {id:?} does not exist"))
+}
+
+/// A source lies on the share of the new volume: nothing is copied from one server to another.
+fn source_on_share(source: &SourceRequest, at: &At) -> Result<Source> {
+    match source {
+        SourceRequest::Volume(id) => match OnShare::parse(id) {
+            Some(OnShare::Volume(found)) => {
+                check_share("volume", id, &found.share, at)?;
+                Ok(Source::Volume(found.key))
+            }
+            Some(OnShare::Legacy(_)) => Err(refuse_legacy("volume", id)),
+            None => Err(elsewhere_or("volume", id, || unknown(source))),
+        },
+        SourceRequest::Snapshot(id) => match SnapshotOnShare::parse(id) {
+            Some(SnapshotOnShare::Snapshot(found)) => {
+                check_share("snapshot", id, &found.share, at)?;
+                Ok(Source::Snapshot(found.key))
+            }
+            Some(SnapshotOnShare::Legacy(_)) => Err(refuse_legacy("snapshot", id)),
+            None => Err(elsewhere_or("snapshot", id, || unknown(source))),
+        },
     }
 }
 

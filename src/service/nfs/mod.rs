@@ -69,7 +69,7 @@ impl At {
     }
 
     fn reach(&self) -> Share {
-        Share::nfs(&self.share, &self.connection, false)
+        Share::nfs(&self.share, &self.connection)
     }
 }
 

@@ -236,6 +236,32 @@ fn as_many_links_as_the_filesystem_allows() {
 }
 
 #[test]
+fn the_end_of_the_links_is_told_step_by_step() {
+    let home = tempfile::tempdir().unwrap();
+    let (from, to) = (home.path().join("from"), home.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&to).unwrap();
+    for n in 0..20 {
+        fs::write(from.join(n.to_string()), b"").unwrap();
+        fs::hard_link(from.join(n.to_string()), home.path().join(format!("other {n}"))).unwrap();
+    }
+    let kept = || {
+        let mut names = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().path());
+        let links = names.find(|path| path.to_str().unwrap().contains(".wharf-links-"));
+        links.map_or(0, |links| fs::read_dir(links).unwrap().count())
+    };
+    let mut seen = Vec::new();
+    let (source, target) = (File::open(&from).unwrap(), File::open(&to).unwrap());
+    copy(&source, &target, false, &mut |_| {
+        seen.push(kept());
+        true
+    })
+    .unwrap();
+    assert!(seen.ends_with(&(0..20).rev().collect::<Vec<_>>()), "{seen:?}");
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 20);
+}
+
+#[test]
 fn a_tree_that_changes_meanwhile_never_leads_out() {
     let home = tempfile::tempdir().unwrap();
     let (from, outside) = (home.path().join("from"), home.path().join("outside"));
