@@ -62,7 +62,7 @@ impl Default for Patience {
 /// A mount that is wanted.
 #[derive(Clone, Debug)]
 pub struct Staging {
-    /// What: see [`super::Share::locate`].
+    /// What: see [`super::client::find`].
     pub what: What,
     /// The directory of it that is wanted; empty: its root. Resolved beneath it, through no symlink.
     pub below: PathBuf,
