@@ -145,7 +145,7 @@ pub fn grow(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Resu
 }
 
 /// Whether the filesystem inside already has the record's size. Something else inside is damage.
-fn fills(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Result<bool> {
+pub fn fills(image: &Path, filesystem: Filesystem, record: &VolumeRecord) -> Result<bool> {
     let size = check_content(image, filesystem, record)?;
     Ok(size.saturating_add(TAIL.min(record.size_bytes / 20)) >= record.size_bytes)
 }

@@ -214,7 +214,10 @@ fn stage_image(
     create::check_image(pool, record)?;
     let path = pool.image(Kind::Volume, record.key);
     match attachment::only_loop_of(&path)? {
-        Some(number) => refuse_second_place(record, number, staging)?,
+        Some(number) => {
+            refuse_second_place(record, number, staging)?;
+            prepare_attached(record, number, &path, filesystem)?;
+        }
         None => prepare_detached(record, &path, filesystem)?,
     }
     let held = attachment::attach(&path)?;
@@ -249,6 +252,24 @@ fn prove_staged(located: Located<'_>, staging: &Path, attributes: Attributes) ->
         Ok(()) => error,
         Err(left) => Error::Busy(format!("{}; and it could not be undone: {left}", error.chain())),
     })
+}
+
+/// A loop whose filesystem is mounted at no path: somebody else's, which is used as it is, or that of a driver that
+/// was killed while it prepared the image. The latter ends in a moment, and what it was about to do is still due.
+fn prepare_attached(record: &VolumeRecord, number: u32, path: &Path, filesystem: Filesystem) -> Result<()> {
+    const PARTING: Duration = Duration::from_secs(1);
+    let doing = || format!("looking whether volume {} is detached", record.key);
+    if loopdev::wait_unused(path, PARTING).doing(doing)? {
+        return prepare_detached(record, path, filesystem);
+    }
+    if image::fills(path, filesystem, record)? {
+        return Ok(());
+    }
+    Err(Error::Busy(format!(
+        "volume {} has to grow before it is handed out, and its image is attached to /dev/loop{number}, which this \
+         driver does not use: detach it",
+        record.id()
+    )))
 }
 
 /// What a detached image needs before it is handed out: its own filesystem, free of known errors, room

@@ -80,6 +80,28 @@ fn a_stray_loop_is_used_and_not_doubled() {
 }
 
 #[test]
+fn a_volume_that_has_to_grow_waits_for_a_loop_that_is_about_to_go() {
+    let mut scene = Scene::new(Kind::Xfs, 2 << 30);
+    let volume = scene.create("pod", &Spec::image("ext4").size(64 * MIB));
+    scene.co.expand(&volume.id, 1 << 30).unwrap();
+    let stray = Stray::on(&scene.image_of(&volume), &[]);
+    let why = refused(scene.stage(&volume), Code::Aborted);
+    assert!(why.contains("has to grow") && why.contains(&stray.device), "{why}");
+    assert!(!is_mounted(&volume.staging));
+    thread::scope(|scope| {
+        // As the loop of a driver that was killed: it ends by itself.
+        scope.spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            drop(stray);
+        });
+        scene.start(&volume);
+    });
+    let space = rustix::fs::statvfs(&volume.target).unwrap();
+    assert!(space.f_blocks * space.f_frsize > 900 * MIB, "{} blocks", space.f_blocks);
+    scene.stop(&volume);
+}
+
+#[test]
 fn a_stray_loop_beside_ours_is_not_mounted() {
     let mut scene = Scene::new(Kind::Ext4, 512 * MIB);
     let volume = scene.running("pod", &Spec::image("ext4").size(64 * MIB));

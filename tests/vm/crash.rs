@@ -5,10 +5,9 @@
 //! an orchestrator would. The answer, and everything on the export, must be as if nothing had happened; after
 //! everything was deleted nothing may be left.
 //!
-//! By default a fifth of the failpoints is struck, which one is dealt by the commit (`WHARF_COMMIT`, else git's
-//! HEAD), with operations, versions and ways to end in turn; all of them are struck without NFS in each run of
-//! the tests beside the protocol. `WHARF_TEST_FULL=1` strikes each hit in each operation, on every version, in
-//! both ways.
+//! By default a fifth of the failpoints is struck on one version each; all of them are struck without NFS in each run
+//! of the tests beside the protocol. `WHARF_TEST_FULL=1` strikes every point on every version in both ways. The
+//! commit (`WHARF_COMMIT`, else git's HEAD) deals which operation and hit it is, and else the points and ways, too.
 //! `WHARF_CRASH_SHARE="Restore 3 at"` (the beginning of a description) runs only those.
 
 use crate::{
@@ -281,9 +280,12 @@ fn until_final<T>(mut call: impl FnMut() -> Result<T, Status>) -> Result<T, Stat
     }
 }
 
+/// A point, and the how manyeth time that it is reached.
+type Hit = (String, u64);
+
 /// How it goes when nothing disturbs.
 struct Reference {
-    hits: Vec<(String, u64)>,
+    hits: Vec<Hit>,
     answer: String,
     inventory: Inventory,
     left: Inventory,
@@ -321,13 +323,7 @@ enum End {
 }
 
 /// One case; `Err` says what is wrong.
-fn strike(
-    rig: &mut Rig,
-    operation: Operation,
-    to: &Reference,
-    end: End,
-    hit: &(String, u64),
-) -> Result<(), String> {
+fn strike(rig: &mut Rig, operation: Operation, to: &Reference, end: End, hit: &Hit) -> Result<(), String> {
     let mut known = rig.prepare(operation);
     rig.way.export.wait_for_purge();
     rig.arm(&hit.0, hit.1, if end == End::Helper { "kill" } else { "stop" });
@@ -395,10 +391,6 @@ fn is_full() -> bool {
     env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
 }
 
-fn is_wanted(description: &str) -> bool {
-    env::var("WHARF_CRASH_SHARE").map_or(true, |wanted| description.starts_with(&*wanted))
-}
-
 /// Every point below a directory of the source whose name begins so.
 pub fn in_source(below: &str, beginning: &str) -> BTreeSet<String> {
     let (mut found, mut rest) = (BTreeSet::new(), vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(below)]);
@@ -415,61 +407,83 @@ pub fn in_source(below: &str, beginning: &str) -> BTreeSet<String> {
     found
 }
 
+/// Which cases are due on one version: (operation, hit, end), in the order of the operations.
+fn dealt(
+    deal: &Deal,
+    way: Way,
+    references: &[(Operation, Reference)],
+    due: &mut BTreeSet<String>,
+) -> Vec<(usize, Hit, End)> {
+    let mut reached: BTreeMap<&String, Vec<(usize, &Hit)>> = BTreeMap::new();
+    for (at, (_, reference)) in references.iter().enumerate() {
+        for hit in &reference.hits {
+            reached.entry(&hit.0).or_default().push((at, hit));
+        }
+    }
+    let both = [End::Helper, End::Container];
+    let mut cases = Vec::new();
+    for (point, hits) in reached {
+        let of = |what: &str, count| deal.choose(&format!("{what} {point} {}", way.version), count);
+        if env::var("WHARF_CRASH_SHARE").is_ok() {
+            cases.extend(hits.into_iter().flat_map(|(at, hit)| both.map(|end| (at, hit.clone(), end))));
+        } else if is_full() {
+            for end in both {
+                let (at, hit) = hits[of(&format!("{end:?}"), hits.len())];
+                cases.push((at, hit.clone(), end));
+            }
+        } else if due.remove(point) {
+            let (at, hit) = hits[of("hit", hits.len())];
+            cases.push((at, hit.clone(), both[of("end", both.len())]));
+        }
+    }
+    cases.sort_by_key(|(at, ..)| *at);
+    cases
+}
+
 #[test]
 fn an_end_at_every_point_leaves_no_trace() {
     required();
     let _alone = alone();
-    let full = is_full();
-    let only = env::var("WHARF_CRASH_SHARE").is_ok();
-    let (deal, points) = (Deal::new().choose("share", SHARE), in_source("src/share", "share."));
-    let mut due: BTreeSet<_> = points.iter().skip(deal).step_by(SHARE).cloned().collect();
-    let (mut struck, mut failures) = (BTreeSet::new(), Vec::new());
-    let mut cases = 0;
+    let only = env::var("WHARF_CRASH_SHARE").ok();
+    let (deal, points) = (Deal::new(), in_source("src/share", "share."));
+    let mut due: BTreeSet<_> =
+        points.iter().skip(deal.choose("share", SHARE)).step_by(SHARE).cloned().collect();
+    let (mut struck, mut failures, mut count) = (BTreeSet::new(), Vec::new(), 0);
     for (turn, way) in Way::all().into_iter().enumerate() {
         let mut rig = Rig::new(way);
-        // As far as the description is known before the points are.
-        let may_be_wanted = |operation: &Operation| {
-            let beginning = format!("{operation:?} {} at ", way.version);
-            env::var("WHARF_CRASH_SHARE")
-                .is_ok_and(|wanted| wanted.starts_with(&beginning) || beginning.starts_with(&wanted))
-        };
-        let dealt = ALL
-            .into_iter()
-            .enumerate()
-            .filter(|(at, operation)| if only { may_be_wanted(operation) } else { full || at % 3 == turn });
-        for (_, operation) in dealt {
-            let begun = Instant::now();
-            let reference = reference(&mut rig, operation);
-            println!("vm: {operation:?} {}: {:.1} s", way.version, begun.elapsed().as_secs_f32());
-            for hit in reference.hits.clone() {
-                let description = format!("{operation:?} {} at {}@{}", way.version, hit.0, hit.1);
-                if !(full || only || due.remove(&hit.0)) || !is_wanted(&description) {
-                    continue;
-                }
-                let ends: &[End] = match (full, cases % 2) {
-                    (true, _) => &[End::Helper, End::Container],
-                    (_, 0) => &[End::Helper],
-                    _ => &[End::Container],
-                };
-                for end in ends {
-                    cases += 1;
-                    let begun = Instant::now();
-                    if let Err(why) = strike(&mut rig, operation, &reference, *end, &hit) {
-                        println!("vm: FAILED: {description}, {end:?}: {why}");
-                        failures.push(format!("{description}, {end:?} ended: {why}"));
-                        rig = Rig::new(way);
-                    }
-                    println!("vm: {description}, {end:?}: {:.1} s", begun.elapsed().as_secs_f32());
-                }
-                struck.insert(hit.0);
+        let is_wanted = |(at, operation): &(usize, Operation)| match &only {
+            // As far as the description is known before the points are.
+            Some(wanted) => {
+                let beginning = format!("{operation:?} {} at ", way.version);
+                wanted.starts_with(&beginning) || beginning.starts_with(wanted)
             }
+            None => is_full() || at % 3 == turn,
+        };
+        let operations = ALL.into_iter().enumerate().filter(is_wanted);
+        let references: Vec<_> =
+            operations.map(|(_, operation)| (operation, reference(&mut rig, operation))).collect();
+        for (at, hit, end) in dealt(&deal, way, &references, &mut due) {
+            let (operation, reference) = &references[at];
+            let description = format!("{operation:?} {} at {}@{}", way.version, hit.0, hit.1);
+            if only.as_ref().is_some_and(|wanted| !description.starts_with(wanted)) {
+                continue;
+            }
+            count += 1;
+            let begun = Instant::now();
+            if let Err(why) = strike(&mut rig, *operation, reference, end, &hit) {
+                println!("vm: FAILED: {description}, {end:?}: {why}");
+                failures.push(format!("{description}, {end:?} ended: {why}"));
+                rig = Rig::new(way);
+            }
+            println!("vm: {description}, {end:?}: {:.1} s", begun.elapsed().as_secs_f32());
+            struck.insert(hit.0);
         }
     }
-    assert!(failures.is_empty(), "{} of {cases} cases failed:\n{}", failures.len(), failures.join("\n---\n"));
+    assert!(failures.is_empty(), "{} of {count} cases failed:\n{}", failures.len(), failures.join("\n---\n"));
     let missed = |point: &&String| !struck.contains(*point) && !ELSEWHERE.contains(&&***point);
     let missing: Vec<_> = points.iter().filter(missed).collect();
-    assert!(!full || only || missing.is_empty(), "no operation reaches {missing:?}");
-    println!("vm: {cases} cases at {} points", struck.len());
+    assert!(!is_full() || only.is_some() || missing.is_empty(), "no operation reaches {missing:?}");
+    println!("vm: {count} cases at {} points", struck.len());
 }
 
 /// What was answered is on the server's disk, and a power cut in the middle is like any other end.

@@ -161,9 +161,17 @@ fn describe(path: &Path, name: &str, metadata: &fs::Metadata) -> String {
     }
 }
 
-/// Processes, clusters and incarnations differ from run to run: long runs of hexadecimal digits. The names of
-/// volumes and snapshots, which do not, have dashes in between.
+/// Processes, clusters and incarnations differ from run to run: long runs of hexadecimal digits, and what an archived
+/// directory is called behind its last dot. The names of volumes and snapshots, which do not, have dashes in between.
 fn without_instances(name: &str) -> String {
+    let parts = name.split('/').map(|part| match part.rsplit_once('.') {
+        Some((archived, _)) if archived.starts_with("archived-") => format!("{archived}.#"),
+        _ => without_runs(part),
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+fn without_runs(name: &str) -> String {
     let (mut out, mut run) = (String::new(), String::new());
     for c in name.chars().chain([' ']) {
         if c.is_ascii_hexdigit() {
