@@ -8,6 +8,8 @@ mod identity;
 pub mod metrics;
 mod node;
 mod parse;
+#[cfg(feature = "cluster")]
+pub mod registration;
 mod respond;
 mod run;
 mod status;
