@@ -6,6 +6,8 @@ pub mod crds;
 pub mod demo;
 pub mod gc;
 pub mod migrate;
+#[cfg(feature = "cluster")]
+pub mod node;
 mod print;
 pub mod probe;
 mod serve;
