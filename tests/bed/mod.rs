@@ -23,6 +23,7 @@ pub mod objects;
 pub mod plane;
 pub mod process;
 pub mod sidecars;
+pub mod snapshots;
 
 use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
 use plane::Plan;
