@@ -1,10 +1,10 @@
 //! Events about objects, for people who look at one.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use k8s_openapi::api::core::v1::ObjectReference;
 
 /// The longest note that an event takes.
 const LONGEST: usize = 1000;
@@ -15,8 +15,7 @@ pub struct Events(Recorder);
 
 impl Events {
     pub fn new(client: Client, node_name: &str) -> Self {
-        let reporter =
-            Reporter { controller: "wharf-node".to_owned(), instance: Some(node_name.to_owned()) };
+        let reporter = Reporter { controller: "wharf-node".to_owned(), instance: Some(node_name.to_owned()) };
         Self(Recorder::new(client, reporter))
     }
 
@@ -31,7 +30,14 @@ impl Events {
         self.publish(about, EventType::Warning, action, reason, note);
     }
 
-    fn publish(&self, about: ObjectReference, type_: EventType, action: &str, reason: &str, mut note: String) {
+    fn publish(
+        &self,
+        about: ObjectReference,
+        type_: EventType,
+        action: &str,
+        reason: &str,
+        mut note: String,
+    ) {
         note.truncate(note.floor_char_boundary(LONGEST));
         let event = Event {
             type_,

@@ -25,7 +25,8 @@ impl Seen {
     pub fn of<K: Kind>(object: &K) -> Self {
         let Reported { phase, failure, conditions, .. } = object.reported();
         let there = matches!(phase, Phase::Ready | Phase::Orphaned);
-        let unready = conditions.iter().any(|condition| condition.type_ == READY && condition.status != "True");
+        let unready =
+            conditions.iter().any(|condition| condition.type_ == READY && condition.status != "True");
         Self { there, lost: phase == Phase::Lost, troubled: there && (failure.is_some() || unready) }
     }
 }
@@ -128,7 +129,11 @@ mod tests {
         let lost = Seen { lost: true, ..Seen::default() };
         let troubled = Seen { there: true, troubled: true, ..Seen::default() };
         let objects: HashMap<String, Seen> = [
-            ("good", there), ("gone", there), ("lost", lost), ("found", lost), ("odd", troubled),
+            ("good", there),
+            ("gone", there),
+            ("lost", lost),
+            ("found", lost),
+            ("odd", troubled),
             ("new", Seen::default()),
         ]
         .map(|(name, seen)| (name.to_owned(), seen))

@@ -1,9 +1,12 @@
 //! What the agent does alike for volumes and snapshots, and what is different for each.
 
-use super::{super::api::{
-    Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec, ORPHANED_LABEL,
-    ObjectSource, Phase, SourceKind, VolumeAccess,
-}, plan::View};
+use super::{
+    super::api::{
+        Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec,
+        ORPHANED_LABEL, ObjectSource, Phase, SourceKind, VolumeAccess,
+    },
+    plan::View,
+};
 use crate::{
     backend::image,
     error::{Error, Result},
@@ -39,7 +42,14 @@ pub struct Reported {
 
 /// A kind of object whose data lies on this node.
 pub trait Kind:
-    Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+    Resource<DynamicType = (), Scope = ClusterResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
 {
     /// What the store calls it.
     const KIND: store::Kind;
@@ -367,11 +377,8 @@ mod tests {
     fn what_is_announced_is_what_would_have_been_asked_for() {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("pool")).unwrap();
-        let config = store::PoolConfig {
-            name: "fast".into(),
-            path: directory.path().join("pool"),
-            mounted: false,
-        };
+        let config =
+            store::PoolConfig { name: "fast".into(), path: directory.path().join("pool"), mounted: false };
         let pool = Pool::open(&config).unwrap();
         let key = Key::of(&Name::new("pvc-1").unwrap());
         let record = VolumeRecord {

@@ -202,7 +202,10 @@ mod tests {
         for view in views().filter(|view| view.deleting && view.accepted) {
             for facts in ALL {
                 let action = plan(&view, facts);
-                assert!(matches!(action, Action::LetGo | Action::Release | Action::Remove), "{view:?} {facts:?}");
+                assert!(
+                    matches!(action, Action::LetGo | Action::Release | Action::Remove),
+                    "{view:?} {facts:?}"
+                );
             }
         }
     }

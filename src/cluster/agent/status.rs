@@ -122,7 +122,8 @@ mod tests {
 
     fn apply(object: &mut LocalSnapshot, report: &Report) -> bool {
         let Some(Value::Object(patch)) = patch(object, report) else { return false };
-        let Value::Object(mut status) = object.status.as_ref().map_or(json!({}), |status| json!(status)) else {
+        let Value::Object(mut status) = object.status.as_ref().map_or(json!({}), |status| json!(status))
+        else {
             unreachable!()
         };
         status.extend(patch);

@@ -105,7 +105,9 @@ impl<K: Kind> Work for Keeper<K> {
                 Ok(Step::Then(known)) => known,
                 Ok(Step::End(outcome)) => return outcome,
                 // Somebody else has written, or deleted it.
-                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Known::Unknown,
+                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+                    Known::Unknown
+                }
                 Err(error) => {
                     self.agent.complaints.about(&format!("{} {name}", K::plural(&())), &error);
                     return Outcome::Again(Pace::Soon);
@@ -130,7 +132,9 @@ impl<K: Kind> Keeper<K> {
         if object.node_name() != self.agent.node_name {
             // The same name was made there while its data here had no object.
             let error = Error::Incompatible(format!("the object is of node {}", object.node_name()));
-            self.agent.complaints.about_disk(&format!("{} {name} on this node stays unannounced", K::KIND), &error);
+            self.agent
+                .complaints
+                .about_disk(&format!("{} {name} on this node stays unannounced", K::KIND), &error);
             return Ok(Step::End(Outcome::Done));
         }
         let (key, flaw) = match object.key() {
@@ -231,7 +235,13 @@ impl<K: Kind> Keeper<K> {
         matches!(left, Ok(false))
     }
 
-    async fn confirm(&self, object: &Arc<K>, view: &View, store: &str, record: &K::Record) -> kube::Result<Step<K>> {
+    async fn confirm(
+        &self,
+        object: &Arc<K>,
+        view: &View,
+        store: &str,
+        record: &K::Record,
+    ) -> kube::Result<Step<K>> {
         let was_lost = view.phase == Phase::Lost;
         if self.report(object, &here::<K>(view, store, record)).await?.is_some() {
             failpoint!("agent.recorded");
@@ -243,7 +253,13 @@ impl<K: Kind> Keeper<K> {
         Ok(Step::End(Outcome::Done))
     }
 
-    async fn grow(&self, object: &Arc<K>, view: &View, store: String, record: K::Record) -> kube::Result<Step<K>> {
+    async fn grow(
+        &self,
+        object: &Arc<K>,
+        view: &View,
+        store: String,
+        record: K::Record,
+    ) -> kube::Result<Step<K>> {
         let growing = Arc::clone(object);
         let work = move |service: &Service| {
             let outcome = growing.grow(service, &record);
@@ -421,7 +437,9 @@ impl<K: Kind> Keeper<K> {
 fn here<K: Kind>(view: &View, store: &str, record: &K::Record) -> Report {
     let (phase, reason, message) = match view.orphaned {
         false => (Phase::Ready, "Made", ""),
-        true => (Phase::Orphaned, "Orphaned", "found on this node without an object; nobody has claimed it yet"),
+        true => {
+            (Phase::Orphaned, "Orphaned", "found on this node without an object; nobody has claimed it yet")
+        }
     };
     Report {
         ready: true,
