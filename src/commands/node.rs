@@ -9,13 +9,18 @@ use super::{
     standalone,
 };
 use crate::{
+    cluster::{agent, client},
     config::{NodeArgs, check_node_id, check_pools},
     os,
     rpc::Offer,
-    server::{self, Endpoint, shutdown::Trigger, socket::EndpointError},
+    server::{self, Endpoint, Shutdown, shutdown::Trigger, socket::EndpointError},
     service::{self, Service},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::{task, time};
+
+/// Between two attempts to start the agent.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT. An error is one sentence that says what to change.
 pub fn run(arguments: &NodeArgs) -> Result<(), String> {
@@ -55,9 +60,10 @@ async fn serve_node(
         driver_name: &arguments.role.driver_name,
         metrics_address: arguments.role.metrics_address,
         offer: Offer { controller: false, node: true },
-        service,
+        service: Arc::clone(&service),
     };
     let bound = role.bind().await?;
+    task::spawn(run_agent(arguments.clone(), service, shutdown.clone()));
     let Some(registration) = registration else { return bound.serve_until(shutdown).await };
     let listener = registration.listen()?;
     // Whichever ends first takes the other one along.
@@ -66,6 +72,25 @@ async fn serve_node(
         then_drain(&trigger, registration.serve(listener, &trigger, shutdown)),
     );
     registered.and(csi)
+}
+
+/// Beside CSI: what keeps the agent from its work is said, and tried again.
+async fn run_agent(arguments: NodeArgs, service: Arc<Service>, shutdown: Shutdown) {
+    let client = loop {
+        match client::connect(arguments.cluster.kubeconfig.as_deref()).await {
+            Ok(client) => break client,
+            Err(error) => tracing::error!(error, "local volumes of this node are not looked after"),
+        }
+        tokio::select! {
+            () = time::sleep(PAUSE) => {}
+            () = shutdown.draining() => return,
+        }
+    };
+    let settings = agent::Settings {
+        node_name: arguments.node_id.clone(),
+        namespace: arguments.cluster.namespace.clone(),
+    };
+    agent::run(client, service, settings, shutdown).await;
 }
 
 async fn then_drain<T>(trigger: &Trigger, work: impl Future<Output = T>) -> T {

@@ -86,6 +86,9 @@ impl Kind {
     /// The byte of the lock file for the pool's project ids: of no kind.
     const PROJECTS: u64 = 3;
 
+    /// The byte for the node's agent: of no kind either, and of another "key".
+    const AGENT: u64 = 7;
+
     /// The byte of the lock file: a volume and a snapshot of the same name do not meet.
     fn offset(self, key: Key) -> u64 {
         let (high, _) = key.uuid().as_u64_pair();
@@ -248,6 +251,22 @@ impl Store {
             }
         }
         Ok(Lock { _guards: guards })
+    }
+
+    /// The right to be the only agent of these pools; `None`: another process is.
+    pub fn lock_agent(&self) -> Result<Option<Lock>> {
+        let mut guards = Vec::new();
+        for pool in self.open_pools() {
+            match pool.lock_agent() {
+                Ok(Some(guard)) => guards.push(guard),
+                Ok(None) => return Ok(None),
+                Err(error) if pool.verify().is_err() => {
+                    tracing::debug!(pool = pool.name(), error = error.chain(), "cannot lock");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(Lock { _guards: guards }))
     }
 
     /// Looks for a volume in every pool.
