@@ -4,6 +4,7 @@
 //! a single machine. The objects carry wishes and answers; the truth about data stays on the nodes' disks.
 //! Only this module knows Kubernetes.
 
+pub mod agent;
 pub mod api;
 pub mod client;
 pub mod crds;

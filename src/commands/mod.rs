@@ -6,8 +6,12 @@ pub mod crds;
 pub mod demo;
 pub mod gc;
 pub mod migrate;
+#[cfg(feature = "cluster")]
+pub mod node;
 mod print;
 pub mod probe;
+#[cfg(feature = "cluster")]
+mod registration;
 mod serve;
 pub mod share_helper;
 mod shares;

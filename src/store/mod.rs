@@ -86,6 +86,9 @@ impl Kind {
     /// The byte of the lock file for the pool's project ids: of no kind.
     const PROJECTS: u64 = 3;
 
+    /// The byte for the node's agent: of no kind either, and of another "key".
+    const AGENT: u64 = 7;
+
     /// The byte of the lock file: a volume and a snapshot of the same name do not meet.
     fn offset(self, key: Key) -> u64 {
         let (high, _) = key.uuid().as_u64_pair();
@@ -166,6 +169,16 @@ impl Store {
     /// Opens what can be opened. Fails only when no pool can: one bad disk of many is reported by
     /// NodeGetStorageHealth and in metrics, the others work.
     pub fn open(configs: &[PoolConfig]) -> Result<Self> {
+        let (store, failed) = Self::open_any(configs)?;
+        match failed {
+            Some(error) if store.open_pools().next().is_none() => Err(error),
+            _ => Ok(store),
+        }
+    }
+
+    /// The same when not even one pool can be opened: each is tried again when it is needed. Returns the first error
+    /// beside.
+    pub fn open_any(configs: &[PoolConfig]) -> Result<(Self, Option<Error>)> {
         let pools: BTreeMap<_, _> = configs
             .iter()
             .map(|config| {
@@ -174,20 +187,14 @@ impl Store {
             })
             .collect();
         let store = Self { pools };
-        let (mut open, mut first) = (0, None);
+        let mut first = None;
         for slot in store.pools.values() {
-            match slot.get() {
-                Ok(_) => open += 1,
-                Err(error) => {
-                    tracing::error!(pool = slot.config.name, error = error.chain(), "a pool cannot be used");
-                    first.get_or_insert(error);
-                }
+            if let Err(error) = slot.get() {
+                tracing::error!(pool = slot.config.name, error = error.chain(), "a pool cannot be used");
+                first.get_or_insert(error);
             }
         }
-        match first {
-            Some(error) if open == 0 => Err(error),
-            _ => store.refuse_twins().map(|()| store),
-        }
+        store.refuse_twins().map(|()| (store, first))
     }
 
     /// One store under two names would lock against itself for ever.
@@ -244,6 +251,22 @@ impl Store {
             }
         }
         Ok(Lock { _guards: guards })
+    }
+
+    /// The right to be the only agent of these pools; `None`: another process is.
+    pub fn lock_agent(&self) -> Result<Option<Lock>> {
+        let mut guards = Vec::new();
+        for pool in self.open_pools() {
+            match pool.lock_agent() {
+                Ok(Some(guard)) => guards.push(guard),
+                Ok(None) => return Ok(None),
+                Err(error) if pool.verify().is_err() => {
+                    tracing::debug!(pool = pool.name(), error = error.chain(), "cannot lock");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(Lock { _guards: guards }))
     }
 
     /// Looks for a volume in every pool.

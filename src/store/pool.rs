@@ -283,6 +283,13 @@ impl Pool {
             .doing(|| format!("locking {kind} {key} in pool {:?}", self.name))
     }
 
+    /// Excludes other processes that make a cluster's objects true; `None`: somebody does.
+    pub fn lock_agent(&self) -> Result<Option<Guard>> {
+        let path = self.home.join(format::LOCK);
+        lock::try_lock(&path, Kind::AGENT, Mode::Exclusive)
+            .doing(|| format!("locking pool {:?} for the node's agent", self.name))
+    }
+
     /// Excludes others who look for a free project id.
     pub fn lock_projects(&self) -> Result<Guard> {
         let path = self.home.join(format::LOCK);

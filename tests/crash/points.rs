@@ -9,8 +9,9 @@ use std::{
 use uuid::Uuid;
 
 /// Points of volumes on shares, in the store's protocol and on the node: not this test's, which has no NFS (see
-/// src/share/store/tests/crash.rs, tests/vm/crash.rs).
-const ON_SHARES: [&str; 2] = ["share.", "share-node."];
+/// src/share/store/tests/crash.rs, tests/vm/crash.rs). And those of the agent, which has no cluster here (see
+/// tests/agent/crash.rs).
+const ELSEWHERE: [&str; 3] = ["share.", "share-node.", "agent."];
 
 /// Every failpoint in src/ and the file it stands in. A name that stands in two places is an error.
 pub fn in_source() -> BTreeMap<String, PathBuf> {
@@ -26,7 +27,7 @@ pub fn in_source() -> BTreeMap<String, PathBuf> {
         }
         for part in fs::read_to_string(&path).unwrap().split("failpoint!(\"").skip(1) {
             let name = part.split('"').next().unwrap_or_default().to_owned();
-            if ON_SHARES.iter().any(|prefix| name.starts_with(prefix)) {
+            if ELSEWHERE.iter().any(|prefix| name.starts_with(prefix)) {
                 continue;
             }
             if let Some(other) = found.insert(name.clone(), path.clone()) {

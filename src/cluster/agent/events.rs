@@ -1,0 +1,56 @@
+//! Events about objects, for people who look at one.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+
+/// The longest note that an event takes.
+const LONGEST: usize = 1000;
+
+/// Publishes in the background: an event that cannot be written holds nothing up.
+#[derive(Clone)]
+pub struct Events(Recorder);
+
+impl Events {
+    pub fn new(client: Client, node_name: &str) -> Self {
+        let reporter = Reporter { controller: "wharf-node".to_owned(), instance: Some(node_name.to_owned()) };
+        Self(Recorder::new(client, reporter))
+    }
+
+    /// As it should be.
+    pub fn normal(&self, about: ObjectReference, action: &str, reason: &str, note: String) {
+        self.publish(about, EventType::Normal, action, reason, note);
+    }
+
+    /// Somebody should look.
+    pub fn warning(&self, about: ObjectReference, action: &str, reason: &str, note: String) {
+        tracing::warn!(object = about.name, reason, "{note}");
+        self.publish(about, EventType::Warning, action, reason, note);
+    }
+
+    fn publish(
+        &self,
+        about: ObjectReference,
+        type_: EventType,
+        action: &str,
+        reason: &str,
+        mut note: String,
+    ) {
+        note.truncate(note.floor_char_boundary(LONGEST));
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        let recorder = self.0.clone();
+        tokio::spawn(async move {
+            if let Err(error) = recorder.publish(&event, &about).await {
+                tracing::debug!(%error, reason = event.reason, "an event was not written");
+            }
+        });
+    }
+}
