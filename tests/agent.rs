@@ -2,7 +2,7 @@
 //!
 //! `scripts/cluster/setup placement` builds the server; without it these tests fail and say so.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, clippy::needless_pass_by_value)]
 
 mod bed;
 mod support;

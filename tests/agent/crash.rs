@@ -39,7 +39,9 @@ fn every_point_of_the_agent_is_here() {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/agent")).unwrap() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-        found.extend(text.split("failpoint!(\"agent.").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
+        found.extend(
+            text.split("failpoint!(\"agent.").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()),
+        );
     }
     assert_eq!(found, CASES.iter().map(|case| case.point.to_owned()).collect());
 }
@@ -86,7 +88,12 @@ fn assert_died(doomed: &mut Driver, point: &str) {
     let Some(status) = doomed.wait_exit(Duration::from_secs(30)) else {
         panic!("agent.{point} was not reached:\n{}", doomed.log());
     };
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "agent.{point}: {}", doomed.log());
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(9),
+        "agent.{point}: {}",
+        doomed.log()
+    );
 }
 
 fn tidy(stand: &Stand, name: &str) {
@@ -185,5 +192,7 @@ fn forget_node(stand: &Stand) {
 }
 
 fn published(stand: &Stand, _: &str) {
-    stand.storage_node("is published", |node| node.status.as_ref().is_some_and(|status| status.pools.len() == 1));
+    stand.storage_node("is published", |node| {
+        node.status.as_ref().is_some_and(|status| status.pools.len() == 1)
+    });
 }

@@ -20,7 +20,11 @@ fn an_object_that_makes_no_sense() {
     let strange = unique("strange");
     let cases: [(String, Value, &str); 5] = [
         (strange.clone(), stand.volume(&strange, json!({}))["spec"].clone(), "is not called like the uuid"),
-        (key(&other), stand.volume("a name of another key", json!({}))["spec"].clone(), "somebody has edited"),
+        (
+            key(&other),
+            stand.volume("a name of another key", json!({}))["spec"].clone(),
+            "somebody has edited",
+        ),
         edited(&stand, json!({ "parameters": { "layuot": "image" } }), "layuot"),
         edited(&stand, json!({ "pool": "slow" }), "this node has default"),
         edited(&stand, json!({ "requiredBytes": 9, "limitBytes": 5 }), "which no size satisfies"),
@@ -58,9 +62,12 @@ fn a_record_that_is_deleted_from_disk() {
     let kept = fs::read(&record).unwrap();
     fs::remove_file(&record).unwrap();
     touch(&stand, &name);
-    let volume = stand.volumes().wait(&key(&name), "is in doubt", 30, |volume| readiness(volume).0 == "False");
+    let volume =
+        stand.volumes().wait(&key(&name), "is in doubt", 30, |volume| readiness(volume).0 == "False");
     assert_eq!((phase(&volume), readiness(&volume).1.as_str()), (Phase::Ready, "Damaged"));
-    eventually("an event tells it", 10, || stand.volumes().events(&key(&name)).contains("has lost its record.json"));
+    eventually("an event tells it", 10, || {
+        stand.volumes().events(&key(&name)).contains("has lost its record.json")
+    });
     assert!(stand.image(&name).exists());
 
     // It is not deleted either: whose it is cannot be told.
@@ -90,9 +97,9 @@ fn a_volume_in_use_is_not_deleted() {
     let mut co = stand.driver.as_ref().unwrap().co();
     co.stage(&id, staging.path(), &crate::support::co::Spec::image("ext4")).unwrap();
     stand.unwish(&name);
-    let held = stand.volumes().wait(&key(&name), "says why not", 30, |volume| {
-        volume.status.as_ref().unwrap().failure.is_some()
-    });
+    let held = stand
+        .volumes()
+        .wait(&key(&name), "says why not", 30, |volume| volume.status.as_ref().unwrap().failure.is_some());
     assert_eq!(phase(&held), Phase::Deleting);
     assert_eq!(held.status.unwrap().failure.unwrap().reason, "Refused");
     assert!(stand.image(&name).exists());
@@ -148,7 +155,9 @@ fn start_as(stand: &mut Stand, kubeconfig: PathBuf) {
 fn an_object_of_a_newer_version() {
     let bed = Bed::start();
     let output = Command::new(env!("CARGO_BIN_EXE_wharf")).arg("crds").output().unwrap();
-    let newer = String::from_utf8(output.stdout).unwrap().replace("- Absent\n", "- Absent\n                - Frozen\n");
+    let newer = String::from_utf8(output.stdout)
+        .unwrap()
+        .replace("- Absent\n", "- Absent\n                - Frozen\n");
     serve_kinds(&bed);
     bed.apply(&newer);
     let mut stand = Stand::without_driver(&bed);

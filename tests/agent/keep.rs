@@ -18,7 +18,7 @@ use wharf::cluster::api::{LocalVolume, ORPHANED_LABEL, Phase};
 
 /// Something to recognise it by.
 fn fill(stand: &Stand, name: &str) -> String {
-    let content = bytes(u64::from(key(name).as_bytes()[0]), MIB as usize);
+    let content = bytes(u64::from(key(name).as_bytes()[0]), 1 << 20);
     write_durably(&stand.directory(name).join("data/content"), &content);
     sum(stand, name)
 }
@@ -39,7 +39,8 @@ fn orphan(stand: &Stand, name: &str, seconds: u64) -> LocalVolume {
 fn an_object_that_is_deleted_by_hand_leaves_its_data() {
     let stand = Stand::new();
     let name = unique("pvc");
-    let before = stand.ready(&name, json!({ "parameters": { "layout": "image", "provisioning": "thin", "uid": "7" } }));
+    let before = stand
+        .ready(&name, json!({ "parameters": { "layout": "image", "provisioning": "thin", "uid": "7" } }));
     let content = fill(&stand, &name);
     stand.volumes().delete(&key(&name));
     let volume = orphan(&stand, &name, 30);
@@ -55,7 +56,10 @@ fn an_object_that_is_deleted_by_hand_leaves_its_data() {
     });
 
     // The controller takes it over.
-    stand.volumes().merge(&key(&name), json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } })).unwrap();
+    stand
+        .volumes()
+        .merge(&key(&name), json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } }))
+        .unwrap();
     stand.volumes().wait(&key(&name), "is ready", 30, |volume| phase(volume) == Phase::Ready);
     assert_eq!(sum(&stand, &name), content);
     stand.unwish(&name);
@@ -117,7 +121,11 @@ fn another_disk_in_its_place_is_a_loss_and_not_a_fresh_start() {
     stand.volumes().wait(&key(&name), "is found again", 30, |volume| {
         phase(volume) == Phase::Ready && volume.status.as_ref().unwrap().failure.is_none()
     });
-    assert_eq!(fs::metadata(stand.image(&name)).unwrap().len(), 32 * MIB, "the wish of meanwhile is fulfilled");
+    assert_eq!(
+        fs::metadata(stand.image(&name)).unwrap().len(),
+        32 * MIB,
+        "the wish of meanwhile is fulfilled"
+    );
     assert!(sum(&stand, &name).starts_with(&content[..64]));
     stand.volumes().wait(&key(&other), "is lost", 30, |volume| phase(volume) == Phase::Lost);
 }
