@@ -2,7 +2,14 @@
 //!
 //! `scripts/cluster/setup placement` builds the server; without it these tests fail and say so.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::needless_pass_by_value
+)]
 
 mod bed;
 mod support;
@@ -15,5 +22,7 @@ mod edited;
 mod keep;
 #[path = "agent/life.rs"]
 mod life;
+#[path = "agent/load.rs"]
+mod load;
 #[path = "agent/stand.rs"]
 mod stand;

@@ -66,13 +66,17 @@ impl<'a> Stand<'a> {
     }
 
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Driver {
+        self.spawn_with(&self.bed.kubeconfig(), environment)
+    }
+
+    pub fn spawn_with(&self, kubeconfig: &Path, environment: &[(&str, &str)]) -> Driver {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
         command
             .args(["node", "--register", "false", "--log-level", "info,wharf::cluster=debug", "--node-id"])
             .arg(&self.node)
             .args(["--namespace", &self.namespace])
             .arg("--kubeconfig")
-            .arg(self.bed.kubeconfig())
+            .arg(kubeconfig)
             .arg("--pool")
             .arg(format!("default={}", self.pool.path().display()));
         Driver::spawn_as(command, environment)

@@ -1,9 +1,9 @@
 //! What goes wrong again and again is logged now and then.
 
 use crate::error::Error;
+use kube::runtime::watcher;
 use std::{
     collections::HashMap,
-    fmt::Display,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,9 +24,22 @@ impl Complaints {
     }
 
     /// The API server did not do as it was asked to.
-    pub fn about(&self, subject: &str, error: &dyn Display) {
-        if self.is_new(subject, &error.to_string()) {
-            tracing::warn!(%error, "{subject}: the API server does not serve it; trying again");
+    pub fn about(&self, subject: &str, error: &kube::Error) {
+        let text = brief(error);
+        if self.is_new(subject, &text) {
+            tracing::warn!(error = text, "{subject}: no success with the API server; trying again");
+        }
+    }
+
+    /// It let nothing be heard.
+    pub fn about_watch(&self, subject: &str, error: &watcher::Error) {
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => self.about(subject, error),
+            // Versions that are too old: all is read anew.
+            watcher::Error::WatchError(status) => tracing::debug!(error = status.message, "{subject}"),
+            watcher::Error::NoResourceVersion => tracing::debug!(%error, "{subject}"),
         }
     }
 
@@ -54,6 +67,14 @@ impl Complaints {
         known.retain(|_, (_, at)| at.elapsed() < QUIET);
         known.insert(subject.to_owned(), (text.to_owned(), Instant::now()));
         true
+    }
+}
+
+/// Its own text repeats the whole answer.
+fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -63,8 +63,10 @@ impl Index {
 
     /// The agent has written this version: hearing of it is no news.
     pub fn wrote(&self, name: &str, version: Option<String>) {
-        if let Some(version) = version {
-            self.state().own.entry(name.to_owned()).or_default().push(version);
+        let mut state = self.state();
+        // Of an object that is not known, or not any more, nothing is kept: hearing of it then is news.
+        if let Some(version) = version.filter(|_| state.seen.contains_key(name)) {
+            state.own.entry(name.to_owned()).or_default().push(version);
         }
     }
 
@@ -151,6 +153,9 @@ mod tests {
     #[test]
     fn own_versions_are_no_news() {
         let index = Index::default();
+        index.wrote("a", Some("0".to_owned()));
+        assert!(!index.is_own("a", Some("0")), "nothing is kept of what is not known");
+        index.set("a", Seen::default());
         for version in ["1", "2"] {
             index.wrote("a", Some(version.to_owned()));
         }

@@ -65,6 +65,8 @@ struct Agent {
     complaints: Complaints,
     /// Something was made, grown or deleted.
     node_changed: Notify,
+    /// The StorageNode is to be written even if nothing has changed.
+    node_due: AtomicBool,
     short: Semaphore,
     long: Semaphore,
     stopping: AtomicBool,
@@ -92,6 +94,7 @@ pub async fn run(client: Client, service: Arc<Service>, settings: Settings, shut
         node_name: settings.node_name,
         complaints: Complaints::default(),
         node_changed: Notify::new(),
+        node_due: AtomicBool::new(true),
         short: Semaphore::new(SHORT),
         long: Semaphore::new(LONG),
         stopping: AtomicBool::new(false),
@@ -150,13 +153,6 @@ impl Agent {
         work: impl FnOnce(&Service) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.with(&self.short, work).await
-    }
-
-    async fn long<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Service) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.with(&self.long, work).await
     }
 
     async fn with<T: Send + 'static>(

@@ -20,7 +20,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 use tokio::time;
 
 /// Between two looks that nothing asks for; each is written.
@@ -34,22 +34,21 @@ const RETRY: Duration = Duration::from_secs(5);
 pub async fn publish(agent: &Agent) {
     let nodes = Api::<StorageNode>::all(agent.client.clone());
     let mut written = None;
-    let mut due = true;
     loop {
+        let due = agent.node_due.swap(false, Ordering::Relaxed);
         let wait = match look_and_write(agent, &nodes, &mut written, due).await {
             Ok(()) => {
                 agent.complaints.settled("storagenode");
-                due = false;
                 BEAT
             }
             Err(error) => {
                 agent.complaints.about("storagenode", &error);
-                due = true;
+                agent.node_due.store(true, Ordering::Relaxed);
                 RETRY
             }
         };
         tokio::select! {
-            () = time::sleep(wait) => due = true,
+            () = time::sleep(wait) => agent.node_due.store(true, Ordering::Relaxed),
             () = agent.node_changed.notified() => time::sleep(CALM).await,
         }
     }

@@ -69,7 +69,7 @@ pub fn patch<K: Kind>(object: &K, report: &Report) -> Option<Value> {
     }
     // `null` takes a field away, and is what an absent one is.
     let same = new.iter().all(|(key, value)| old.get(key).unwrap_or(&Value::Null) == value);
-    (!same).then(|| Value::Object(new))
+    (!same).then_some(Value::Object(new))
 }
 
 fn set_ready(conditions: &mut Vec<Condition>, report: &Report, generation: Option<i64>) {

@@ -14,7 +14,11 @@ use kube::{
     core::DeserializeGuard,
     runtime::watcher::{self, DefaultBackoff, Event},
 };
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{sync::Notify, time};
 
 /// Between two comparisons of objects with the disk that nothing asks for.
@@ -72,11 +76,13 @@ impl<K: Kind> Watch<K> {
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    self.agent.complaints.settled(&subject);
+                    if !matches!(event, Event::Init) {
+                        self.agent.complaints.settled(&subject);
+                    }
                     self.hear(event, &mut listed);
                 }
                 Err(error) => {
-                    self.agent.complaints.about(&subject, &error);
+                    self.agent.complaints.about_watch(&subject, &error);
                     if is_not_served(&error) {
                         return;
                     }
@@ -100,6 +106,9 @@ impl<K: Kind> Watch<K> {
                 tracing::info!(objects = listed.len(), "watching {}", K::plural(&()));
                 listed.clear();
                 self.compare.notify_one();
+                // The kinds may be new ones, without this node.
+                self.agent.node_due.store(true, Ordering::Relaxed);
+                self.agent.node_changed.notify_one();
             }
             Event::Apply(object) => self.changed(object),
             Event::Delete(object) => self.gone(&object),

@@ -23,10 +23,14 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::time;
 
 /// More than any path through [`plan`] has; then something writes against us, and it is tried later.
 const STEPS: usize = 16;
+
+/// What takes longer is told.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Works on the objects of one kind.
 pub struct Keeper<K> {
@@ -202,12 +206,8 @@ impl<K: Kind> Keeper<K> {
     }
 
     async fn make(&self, object: &Arc<K>, view: &View, key: Key) -> kube::Result<Step<K>> {
-        let making = Arc::clone(object);
-        let work = move |service: &Service| making.make(service);
-        let made = match object.is_long() {
-            true => self.agent.long(work).await,
-            false => self.agent.short(work).await,
-        };
+        let (object, made) = self.make_while_telling(Arc::clone(object)).await?;
+        let object = &object;
         failpoint!("agent.made");
         let Err(error) = made else {
             self.agent.node_changed.notify_one();
@@ -216,6 +216,9 @@ impl<K: Kind> Keeper<K> {
                 Found::Absent | Found::Unknown(_) => Ok(Step::End(Outcome::Again(Pace::Soon))),
             };
         };
+        if matches!(error, Error::Busy(_)) {
+            return Ok(Step::End(Outcome::Again(Pace::Soon)));
+        }
         let over = is_final(&error) && self.is_nothing_left(key, &error).await;
         let phase = if over { Phase::Failed } else { Phase::Pending };
         let reported = self.report(object, &Report::failed(phase, Failure::from(&error))).await?;
@@ -224,6 +227,22 @@ impl<K: Kind> Keeper<K> {
             self.agent.events.warning(object.object_ref(&()), "Create", error.reason(), error.chain());
         }
         Ok(Step::End(if over { Outcome::Done } else { Outcome::Again(pace(&error)) }))
+    }
+
+    /// Makes it, and says so when that takes a while.
+    async fn make_while_telling(&self, object: Arc<K>) -> kube::Result<(Arc<K>, Result<()>)> {
+        let making = Arc::clone(&object);
+        let work = move |service: &Service| making.make(service);
+        let room = if object.is_long() { &self.agent.long } else { &self.agent.short };
+        let mut making = std::pin::pin!(self.agent.with(room, work));
+        tokio::select! {
+            made = &mut making => return Ok((object, made)),
+            () = time::sleep(A_WHILE) => {}
+        }
+        let told = self.report(&object, &Report::new(Phase::Pending, "Making", "it is being made")).await;
+        // Whatever came of that: nobody else works on the object before this has ended.
+        let made = making.await;
+        Ok((told?.map_or(object, Arc::new), made))
     }
 
     /// A failure is final once nothing of the attempt is left; data of somebody else is none of it.
@@ -294,8 +313,11 @@ impl<K: Kind> Keeper<K> {
             self.agent.node_changed.notify_one();
             return Ok(Step::Then(Known::Fresh(Arc::clone(object))));
         };
+        if matches!(error, Error::Busy(_)) {
+            return Ok(Step::End(Outcome::Again(Pace::Soon)));
+        }
         let reported = self.report(object, &Report::failed(Phase::Deleting, Failure::from(&error))).await?;
-        if reported.is_some() && !matches!(error, Error::Busy(_)) {
+        if reported.is_some() {
             self.agent.events.warning(object.object_ref(&()), "Delete", error.reason(), error.chain());
         }
         Ok(Step::End(Outcome::Again(pace(&error))))
@@ -395,7 +417,7 @@ impl<K: Kind> Keeper<K> {
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Step::Then(Known::Unknown)),
             // The kind is not served, or on its way out: all is compared again when it is back.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 405) => Ok(Step::End(Outcome::Done)),
+            Err(kube::Error::Api(status)) if is_not_served(&status) => Ok(Step::End(Outcome::Done)),
             Err(error) => Err(error),
         }
     }
@@ -431,6 +453,11 @@ impl<K: Kind> Keeper<K> {
         self.index.wrote(&name, written.resource_version());
         Ok(written)
     }
+}
+
+/// A kind that does not exist, or is being deleted.
+fn is_not_served(status: &kube::core::Status) -> bool {
+    matches!(status.code, 404 | 405) || (status.is_forbidden() && status.message.contains("terminating"))
 }
 
 /// What is said of data that is there.
