@@ -87,7 +87,8 @@ impl Bed {
 
     fn try_start(settings: Settings) -> Result<Self, String> {
         let mut phase = Phase::new();
-        let scratch = Scratch::new("wharf-bed-");
+        let scratch =
+            Scratch::new("wharf-bed-", &Path::new(env!("CARGO_MANIFEST_DIR")).join("build/test/bed"));
         let plan = Plan::new(scratch.path(), settings.node_lifecycle);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut etcd = plan.start(&plan.etcd());
