@@ -87,7 +87,8 @@ impl Bed {
 
     fn try_start(settings: Settings) -> Result<Self, String> {
         let mut phase = Phase::new();
-        let scratch = Scratch::new("wharf-bed-");
+        let scratch =
+            Scratch::new("wharf-bed-", &Path::new(env!("CARGO_MANIFEST_DIR")).join("build/test/bed"));
         let plan = Plan::new(scratch.path(), settings.node_lifecycle);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut etcd = plan.start(&plan.etcd());
@@ -100,10 +101,7 @@ impl Bed {
             path
         };
         let client = runtime.block_on(client_from(&kubeconfig("admin")));
-        let ready = || {
-            let request = axum::http::Request::get("/readyz").body(Vec::new()).unwrap();
-            runtime.block_on(client.request_text(request)).is_ok()
-        };
+        let ready = || is_ready(&runtime, &client);
         await_ready(&mut [&mut etcd, &mut api_server], ready)?;
         phase.done("etcd and API server");
         let mut controllers =
@@ -156,14 +154,14 @@ impl Bed {
         Process::start(name, command, &self.directory().join(format!("{name}.log")))
     }
 
-    /// Ends the API server, keeps it away for as long as `meanwhile` runs, and starts it again on the same
+    /// Kills the API server, keeps it away for as long as `meanwhile` runs, and starts it again on the same
     /// data.
-    pub fn without_api_server<T>(&mut self, meanwhile: impl FnOnce() -> T) -> T {
-        self.api_server.terminate(Duration::from_secs(20));
-        let value = meanwhile();
+    pub fn without_api_server<T>(&mut self, meanwhile: impl FnOnce(&Runtime) -> T) -> T {
+        self.api_server.kill();
+        let value = meanwhile(&self.runtime);
         self.api_server = self.plan.start(&self.plan.api_server());
-        let version = || self.runtime.block_on(self.client.apiserver_version()).is_ok();
-        await_ready(&mut [&mut self.etcd, &mut self.api_server], version).unwrap();
+        let ready = || is_ready(&self.runtime, &self.client);
+        await_ready(&mut [&mut self.etcd, &mut self.api_server], ready).unwrap();
         value
     }
 }
@@ -197,6 +195,12 @@ async fn client_from(kubeconfig: &Path) -> Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
     Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()).unwrap()
+}
+
+/// Whether the API server has done all that it does when it starts.
+fn is_ready(runtime: &Runtime, client: &Client) -> bool {
+    let request = axum::http::Request::get("/readyz").body(Vec::new()).unwrap();
+    runtime.block_on(client.request_text(request)).is_ok()
 }
 
 /// Waits until `ready`, as long as all of them run.

@@ -2,7 +2,7 @@
 
 use super::Bed;
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy},
     core::{ClusterResourceScope, NamespaceResourceScope},
 };
@@ -10,6 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
     fmt::Debug,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -25,20 +26,55 @@ pub struct Objects<K> {
     runtime: Handle,
 }
 
-impl Bed {
+/// Somebody who speaks to the API server.
+#[derive(Clone)]
+pub struct Caller {
+    client: Client,
+    runtime: Handle,
+}
+
+impl Caller {
     /// Objects that belong to no namespace.
     pub fn all<K>(&self) -> Objects<K>
     where
         K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
     {
-        Objects { api: Api::all(self.client()), runtime: self.runtime.handle().clone() }
+        Objects { api: Api::all(self.client.clone()), runtime: self.runtime.clone() }
     }
 
     pub fn within<K>(&self, namespace: &str) -> Objects<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Objects { api: Api::namespaced(self.client(), namespace), runtime: self.runtime.handle().clone() }
+        Objects { api: Api::namespaced(self.client.clone(), namespace), runtime: self.runtime.clone() }
+    }
+}
+
+impl Bed {
+    pub fn administrator(&self) -> Caller {
+        Caller { client: self.client(), runtime: self.runtime.handle().clone() }
+    }
+
+    /// A service account, as the process that has this kubeconfig.
+    pub fn caller(&self, kubeconfig: &Path) -> Caller {
+        let client = self.block_on(super::client_from(kubeconfig));
+        Caller { client, runtime: self.runtime.handle().clone() }
+    }
+
+    /// As the administrator.
+    pub fn all<K>(&self) -> Objects<K>
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
+    {
+        self.administrator().all()
+    }
+
+    /// As the administrator.
+    pub fn within<K>(&self, namespace: &str) -> Objects<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        self.administrator().within(namespace)
     }
 
     /// A new namespace; its default account, which pods need, is there.
@@ -103,11 +139,14 @@ where
     }
 
     fn delete_with(&self, name: &str, parameters: &DeleteParams) {
-        match self.runtime.block_on(self.api.delete(name, parameters)) {
-            Ok(_) => {}
+        match self.try_delete(name, parameters) {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(e) => panic!("{} {name} is not deleted: {e}", K::kind(&())),
+            answer => answer.unwrap_or_else(|e| panic!("{} {name} is not deleted: {e}", K::kind(&()))),
         }
+    }
+
+    pub fn try_delete(&self, name: &str, parameters: &DeleteParams) -> Result<(), kube::Error> {
+        self.runtime.block_on(self.api.delete(name, parameters)).map(drop)
     }
 
     /// Waits until an object is there and is as wanted, `seconds` at most; panics with the object otherwise.

@@ -90,6 +90,8 @@ impl Plan {
             ])
             .arg(format!("--secure-port={}", self.api))
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd))
+            // Should two runs have found the same port free, they do not write over each other.
+            .arg(format!("--etcd-prefix=/{}", self.directory.file_name().unwrap().display()))
             .arg(flag("--cert-dir", self.authority().parent().unwrap()))
             .arg(flag("--token-auth-file", &self.tokens()))
             // The public half is in the same file.

@@ -2,7 +2,6 @@
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -118,21 +117,34 @@ fn spawn(command: Command) -> Child {
     child.recv().unwrap()
 }
 
-/// A temporary directory that goes with this process also when that is killed: another one waits for it.
+/// A temporary directory that goes with this process also when that is killed: another one waits for it. Its
+/// logs are kept.
 #[derive(Debug)]
 pub struct Scratch {
-    directory: Option<TempDir>,
+    directory: TempDir,
     janitor: Child,
     /// Closes with this process.
     alive: Option<ChildStdin>,
 }
 
+/// `$1`: the directory; `$2`: where its logs go.
+const JANITOR: &str = r#"
+cat
+mkdir -p "$2" && cp "$1"/*.log "$2"
+for attempt in 1 2 3 4 5 6 7 8 9; do
+    rm -rf --one-file-system -- "$1" && break
+    sleep 0.3
+done
+"#;
+
 impl Scratch {
-    pub fn new(prefix: &str) -> Self {
+    /// `logs` is made when there are some.
+    pub fn new(prefix: &str, logs: &Path) -> Self {
         let directory = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
-        let script = "cat; for n in 1 2 3 4 5 6 7 8 9; do rm -rf --one-file-system -- \"$1\" && break; sleep 0.3; done";
+        let logs = logs.join(directory.path().file_name().unwrap());
         let mut janitor = Command::new("sh")
-            .args([OsStr::new("-c"), OsStr::new(script), OsStr::new("sh"), directory.path().as_os_str()])
+            .args(["-c", JANITOR, "janitor"])
+            .args([directory.path(), &logs])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -141,17 +153,16 @@ impl Scratch {
             .spawn()
             .unwrap();
         let alive = janitor.stdin.take();
-        Self { directory: Some(directory), janitor, alive }
+        Self { directory, janitor, alive }
     }
 
     pub fn path(&self) -> &Path {
-        self.directory.as_ref().unwrap().path()
+        self.directory.path()
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        drop(self.directory.take());
         drop(self.alive.take());
         let _ = self.janitor.wait();
     }

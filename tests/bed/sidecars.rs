@@ -123,7 +123,8 @@ impl Bed {
             rule("", &["nodes"], &["get", "list", "watch"]),
             rule("storage.k8s.io", &["storageclasses", "csinodes", "volumeattachments"], &["get", "list", "watch"]),
             rule("storage.k8s.io", &["volumeattributesclasses"], &["get", "list", "watch"]),
-            rule("snapshot.storage.k8s.io", &["volumesnapshots", "volumesnapshotcontents"], &["get", "list"]),
+            rule("snapshot.storage.k8s.io", &["volumesnapshots"], &["get", "list", "watch", "update"]),
+            rule("snapshot.storage.k8s.io", &["volumesnapshotcontents"], &["get", "list"]),
         ]}));
         self.all::<ClusterRoleBinding>().create(json!({
             "metadata": { "name": name }, "subjects": subjects, "roleRef": role("ClusterRole"),

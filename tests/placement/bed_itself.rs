@@ -4,7 +4,7 @@ use crate::{
     bed::{Bed, access::Bound, unique},
     support::eventually,
 };
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 use std::{
@@ -29,8 +29,27 @@ fn a_token_tells_whose_pod_and_node_it_is_of() {
     let user = &known["status"]["userInfo"];
     assert_eq!(user["username"], format!("system:serviceaccount:{namespace}:agent"));
     assert_eq!(user["extra"]["authentication.kubernetes.io/node-name"], json!([node]));
+    let agent =
+        bed.caller(&bed.kubeconfig_of(&namespace, "agent", Bound::Node(&bed.all().get(&node).unwrap())));
+    let denied =
+        agent.within::<ServiceAccount>(&namespace).try_create(json!({ "metadata": { "name": "more" } }));
+    assert!(denied.unwrap_err().to_string().contains("cannot create resource"), "nobody has allowed this");
     let unbound = who(&bed.kubeconfig_of(&namespace, "agent", Bound::Nothing));
     assert_eq!(unbound["status"]["userInfo"]["extra"]["authentication.kubernetes.io/node-name"], Value::Null);
+}
+
+#[test]
+fn an_api_server_that_was_away_knows_what_it_knew() {
+    let mut bed = Bed::start();
+    let namespace = bed.namespace("before");
+    let client = bed.client();
+    let away = bed.without_api_server(|runtime| runtime.block_on(client.apiserver_version()).is_err());
+    assert!(away, "it answered");
+    assert!(bed.all::<Namespace>().get(&namespace).is_some());
+    let (directory, pids) = (bed.directory().to_owned(), bed.pids());
+    drop(bed);
+    assert!(!directory.exists());
+    assert!(pids.iter().all(|pid| !Path::new("/proc").join(pid.to_string()).exists()));
 }
 
 #[test]

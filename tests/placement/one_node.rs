@@ -75,14 +75,15 @@ fn claims_are_bound_and_their_space_comes_back() {
     assert_eq!(node.volumes(), 0);
     eventually("the space is back", 30, || node.available() == empty);
     phase.done("all was deleted");
-    assert!(node.provisioner.ended().is_none(), "{}", node.provisioner.tail(20));
+    node.assert_provisioner_is_content();
 }
 
 #[test]
 fn a_claim_is_filled_from_a_snapshot() {
-    let node = OneNode::new();
+    // A provisioner looks for the kinds when it starts.
+    Bed::shared().define_snapshots();
+    let mut node = OneNode::new();
     let bed = node.bed;
-    bed.define_snapshots();
     let class = bed.class(&node.name, Binding::Immediate, &[]);
     node.claim("first", &class, Value::Null);
     let first = handle_of(&bed.bound(&node.namespace, "first", 60));
@@ -93,6 +94,7 @@ fn a_claim_is_filled_from_a_snapshot() {
     node.claim("second", &class, source);
     let second = handle_of(&bed.bound(&node.namespace, "second", 60));
     assert_eq!(node.record_of(&second)["source"]["snapshot"], uuid_in(cut.handle));
+    node.assert_provisioner_is_content();
 }
 
 #[test]
@@ -148,6 +150,14 @@ impl OneNode {
 
     fn claim(&self, name: &str, class: &str, source: Value) {
         self.bed.claim(&self.namespace, &Claim { name, class, size: "64Mi", source });
+    }
+
+    /// It runs, and was allowed to do whatever it tried.
+    fn assert_provisioner_is_content(&mut self) {
+        assert!(self.provisioner.ended().is_none(), "{}", self.provisioner.tail(20));
+        let log = self.provisioner.log();
+        let denied: Vec<_> = log.lines().filter(|line| line.contains("forbidden")).collect();
+        assert!(denied.is_empty(), "{denied:#?}");
     }
 
     /// How many there are on disk.
