@@ -59,6 +59,10 @@ true
 
 {{/* What a schema cannot say. */}}
 {{- define "wharf.check" -}}
+{{- $socket := printf "%s/csi.sock" (include "wharf.pluginDir" .) -}}
+{{- if gt (len $socket) 107 -}}
+{{- fail (printf "kubeletDir, driverName: a socket's path may have 107 bytes, and %s has %d" $socket (len $socket)) -}}
+{{- end -}}
 {{- $paths := list -}}
 {{- $names := list -}}
 {{- range .Values.pools -}}
