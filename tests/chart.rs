@@ -72,6 +72,24 @@ fn the_plain_manifests_are_valid() {
 }
 
 #[test]
+fn examples_are_valid() {
+    let first = read("deploy/examples/first.yaml");
+    assert_eq!(valid(&first), 2);
+    let classes = objects(&rendered("storage", &[]));
+    let claim = &objects(&first)[0]["spec"]["storageClassName"];
+    assert!(classes.iter().any(|o| kind(o) == "StorageClass" && id(o) == claim), "there is no class {claim}");
+    // The settings that docs/install.md shows.
+    let page = read("docs/install.md");
+    let values = page.split_once("```yaml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("values.yaml");
+    fs::write(&file, values).unwrap();
+    let text = rendered("storage", &[format!("--values={}", file.display())]);
+    assert!(text.contains("default=/srv/wharf,mounted fast=/srv/nvme,mounted"), "{values}");
+    valid(&text);
+}
+
+#[test]
 fn impossible_values_are_refused() {
     let pool = |path: &str| format!(r#"pools=[{{"name":"default","path":"{path}"}}]"#);
     let cases = [
