@@ -4,6 +4,8 @@
 //! ARCHITECTURE.md is the map.
 
 pub mod backend;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod error;

@@ -12,6 +12,8 @@ fn main() -> ExitCode {
     let arguments = Args::parse();
     let default = match arguments.command {
         Command::Standalone(_) | Command::ShareHelper => "info",
+        #[cfg(feature = "cluster")]
+        Command::Controller(_) | Command::Node(_) => "info",
         // The others tell what they find in their own words.
         _ => "error",
     };
@@ -21,6 +23,10 @@ fn main() -> ExitCode {
     }
     let outcome = match arguments.command {
         Command::Standalone(arguments) => commands::standalone::run(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "cluster")]
+        Command::Controller(_) | Command::Node(_) => Err("this role is not served yet".into()),
+        #[cfg(feature = "cluster")]
+        Command::Crds => commands::crds::run(),
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Volumes(arguments) => commands::volumes::run(&arguments),
         Command::Gc(arguments) => commands::gc::run(&arguments),

@@ -15,13 +15,14 @@ use std::{
 };
 
 /// The modules of the crate from the ground up; a module uses its own rank and those before it.
-const RANKS: [&[&str]; 7] = [
+const RANKS: [&[&str]; 8] = [
     &["os"],
     &["error", "failpoint"],
     &["volume", "store", "backend", "share"],
     &["service"],
     &["rpc"],
     &["server"],
+    &["cluster"],
     &["main", "lib", "commands", "config", "telemetry"],
 ];
 const SERVICE: usize = 3;

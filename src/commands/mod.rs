@@ -1,11 +1,14 @@
 //! The commands of the binary. They may use every layer, and print for people or scripts.
 
 pub mod check;
+#[cfg(feature = "cluster")]
+pub mod crds;
 pub mod demo;
 pub mod gc;
 pub mod migrate;
 mod print;
 pub mod probe;
+mod serve;
 pub mod share_helper;
 mod shares;
 pub mod standalone;
@@ -20,6 +23,18 @@ pub type Outcome = Result<ExitCode, String>;
 /// 0 for yes, 1 for no.
 fn exit_code(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Where something was found; in JSON a field `pool` or `share`.

@@ -1,6 +1,6 @@
 //! `wharf probe`: the exit code of the Probe RPC.
 
-use super::{Outcome, standalone::chain};
+use super::{Outcome, chain};
 use crate::{
     config::ProbeArgs,
     rpc::{

@@ -1,6 +1,6 @@
 //! `wharf share-helper`: what the driver starts for each share that it works on. Not for people.
 
-use super::{Outcome, standalone::chain};
+use super::{Outcome, chain};
 use crate::{os::child::Launcher, share};
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! Shares as commands use them: by helper processes with deadlines, as the driver does.
 
-use super::{share_helper, standalone};
+use super::{chain, share_helper, standalone};
 use crate::{
     error::Error,
     os::{child::Launcher, host},
@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, panic::resume_unwind, thread};
 pub fn remote(owner: Option<&str>) -> Result<Remote, String> {
     let owner = match owner {
         Some(owner) => owner.to_owned(),
-        None => standalone::default_owner(&host::name().map_err(|error| standalone::chain(&error))?),
+        None => standalone::default_owner(&host::name().map_err(|error| chain(&error))?),
     };
     // What a helper has to tell comes back as its answer; more of it would stand between the command's lines.
     let launcher = Launcher::new([share_helper::NAME, "--log-level", "error"]);

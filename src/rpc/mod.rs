@@ -14,7 +14,7 @@ mod status;
 mod subject;
 
 use crate::service::Service;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 use tonic::service::Routes;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -33,6 +33,17 @@ pub struct Offer {
     pub controller: bool,
     /// CSI Node.
     pub node: bool,
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.controller, self.node) {
+            (true, true) => "Identity, Controller and Node",
+            (true, false) => "Identity and Controller",
+            (false, true) => "Identity and Node",
+            (false, false) => "Identity",
+        })
+    }
 }
 
 /// The gRPC services over `service`.

@@ -4,7 +4,7 @@ use super::csi;
 use crate::{
     error::{Error, Result},
     service::{
-        AnyClass, CreateLocal, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode,
+        AnyClass, Claim, CreateLocal, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandNode,
         ExpandVolume, GetCapacity, GetSnapshot, GetStats, GetVolume, GetVolumeHealth, ListHealth,
         ListSnapshots, ListVolumes, NodeHealth, Page, Publish, SourceRequest, Stage, TargetPath, Unpublish,
         Unstage, ValidateVolume, nfs::CreateOnShare,
@@ -93,6 +93,13 @@ fn source(source: csi::VolumeContentSource) -> Result<SourceRequest> {
     }
 }
 
+/// As csi-provisioner tells it.
+fn claim(parameters: &BTreeMap<String, String>) -> Option<Claim> {
+    let of = |key: &str| parameters.get(key).cloned();
+    let namespace = of("csi.storage.k8s.io/pvc/namespace")?;
+    Some(Claim { namespace, name: of("csi.storage.k8s.io/pvc/name")? })
+}
+
 impl TryFrom<csi::CreateVolumeRequest> for CreateVolume {
     type Error = Error;
 
@@ -113,7 +120,8 @@ impl TryFrom<csi::CreateVolumeRequest> for CreateVolume {
         }
         let class = Class::parse(&request.parameters)?;
         let topology = requirement(request.accessibility_requirements);
-        Ok(Self::Local(CreateLocal { name, range, capabilities, class, source, topology }))
+        let claim = claim(&request.parameters);
+        Ok(Self::Local(CreateLocal { name, range, capabilities, class, source, topology, claim }))
     }
 }
 

@@ -49,6 +49,9 @@ impl Service {
             Ok(AnyClass::OnShare(class)) => return self.shares.capacity(class, &request.capabilities),
             Err(_) => return Capacity::default(),
         };
+        if let Some(nodes) = self.nodes() {
+            return nodes.capacity(class, request);
+        }
         let Some((class, filesystem)) = self.possible(class, request) else { return Capacity::default() };
         let room = self.store.pool(class.pool()).and_then(|pool| {
             if class.layout == Layout::Directory {

@@ -11,7 +11,7 @@ use crate::{
     os::{file, format::Filesystem, lock::Mode},
     store::{Draft, Kind, Lock, Pool, Reservation},
     volume::{
-        Access, Capability, CapacityRange, Class, Key, Layout, LimitMode, Name, Provisioning, Shape,
+        Access, Capability, CapacityRange, Class, Key, Layout, LimitMode, Name, Owner, Provisioning, Shape,
         SnapshotId, Source, VolumeId, VolumeRecord,
         record::{Timestamp, VERSION},
         size::{BLOCK, round_up},
@@ -45,6 +45,17 @@ pub struct CreateLocal {
     pub source: Option<SourceRequest>,
     /// Where.
     pub topology: Requirement,
+    /// The claim that it is for, where the orchestrator tells (`--extra-create-metadata` of csi-provisioner).
+    pub claim: Option<Claim>,
+}
+
+/// A PersistentVolumeClaim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Ids as the CO sent them.
@@ -68,7 +79,10 @@ impl Service {
     /// Makes the volume, or finds the one that an earlier call of the same name made.
     pub fn create_volume(&self, request: &CreateVolume) -> Result<Volume> {
         match request {
-            CreateVolume::Local(request) => self.create_local(request).map(Volume::from),
+            CreateVolume::Local(request) => match self.nodes() {
+                Some(nodes) => nodes.create_volume(request),
+                None => self.create_local(request).map(Volume::from),
+            },
             CreateVolume::OnShare(request) => {
                 self.refuse_local(&request.name)?;
                 self.shares.create_volume(request)
@@ -78,13 +92,16 @@ impl Service {
 
     /// One name is one volume, wherever it lies.
     fn refuse_local(&self, name: &Name) -> Result<()> {
-        // A pool that cannot be looked at is no reason to make no volume elsewhere.
-        match self.store.volume_in_reach(Key::of(name)) {
-            Ok(Some((_, record))) => Err(Error::Incompatible(format!(
-                "a local volume of this name exists: delete {} first, or use another name",
-                record.id()
+        let found = match self.nodes() {
+            Some(nodes) => nodes.volume_of(Key::of(name))?,
+            // A pool that cannot be looked at is no reason to make no volume elsewhere.
+            None => self.store.volume_in_reach(Key::of(name)).ok().flatten().map(|(_, record)| record.id()),
+        };
+        match found {
+            Some(id) => Err(Error::Incompatible(format!(
+                "a local volume of this name exists: delete {id} first, or use another name"
             ))),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -93,7 +110,7 @@ impl Service {
         let wish = Wish::new(request)?;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         if let Some((pool, record)) = self.store.volume_in_reach(key)? {
-            wish.check_same(request, &pool, &record)?;
+            wish.check_same(request, &Existing::of(&pool, &record))?;
             return Ok(record);
         }
         if !request.topology.allows(&self.node) {
@@ -263,15 +280,53 @@ fn no_space(error: Error, pool: &Pool, record: &VolumeRecord) -> Error {
 }
 
 /// The request, normalised: what decides whether two calls of one name mean the same volume.
-struct Wish {
-    shape: Shape,
-    provisioning: Option<Provisioning>,
-    limit: Option<LimitMode>,
-    source: Option<Source>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Layout, access type, filesystem.
+    pub shape: Shape,
+    /// Only for images.
+    pub provisioning: Option<Provisioning>,
+    /// Only for directories.
+    pub limit: Option<LimitMode>,
+    /// First content.
+    pub source: Option<Source>,
+}
+
+/// The volume that an earlier call of the same name made, or began to make.
+#[derive(Debug)]
+pub struct Existing<'a> {
+    /// As the orchestrator knows it.
+    pub id: VolumeId,
+    /// What it was made by.
+    pub wish: Wish,
+    /// Where.
+    pub pool: &'a str,
+    /// Asked for at creation.
+    pub owner: Owner,
+    /// The size it has; `None`: not known yet.
+    pub size_bytes: Option<u64>,
+}
+
+impl<'a> Existing<'a> {
+    fn of(pool: &'a Pool, record: &VolumeRecord) -> Self {
+        Self {
+            id: record.id(),
+            wish: Wish {
+                shape: record.shape,
+                provisioning: record.provisioning,
+                limit: record.limit,
+                source: record.source,
+            },
+            pool: pool.name(),
+            owner: record.owner,
+            size_bytes: Some(record.size_bytes),
+        }
+    }
 }
 
 impl Wish {
-    fn new(request: &CreateLocal) -> Result<Self> {
+    /// Refuses what no local volume can be.
+    pub fn new(request: &CreateLocal) -> Result<Self> {
         let layout = request.class.layout;
         let access = common_access(&request.capabilities)?;
         let filesystem = chosen_filesystem(request, access)?;
@@ -292,35 +347,37 @@ impl Wish {
         })
     }
 
+    /// Refuses a request that does not mean the volume which exists.
+    ///
     /// CSI: ALREADY_EXISTS only for what is incompatible. Mount flags, secrets, the orchestrator's keys
     /// and the rest of the topology lists change between retries and do not count.
-    fn check_same(&self, request: &CreateLocal, pool: &Pool, record: &VolumeRecord) -> Result<()> {
+    pub fn check_same(&self, request: &CreateLocal, existing: &Existing<'_>) -> Result<()> {
+        let Existing { id, wish, pool, owner, size_bytes } = existing;
         let differs = |what: &str| {
             Err(Error::Incompatible(format!(
-                "a volume of this name exists with another {what}: delete {} first, or use another name",
-                record.id()
+                "a volume of this name exists with another {what}: delete {id} first, or use another name"
             )))
         };
-        if self.shape != record.shape {
-            return differs(&format!("layout, access type or filesystem (it is a {})", record.shape));
+        if self.shape != wish.shape {
+            return differs(&format!("layout, access type or filesystem (it is a {})", wish.shape));
         }
-        if request.class.pool() != pool.name() {
-            return differs(&format!("pool ({:?})", pool.name()));
+        if request.class.pool() != *pool {
+            return differs(&format!("pool ({pool:?})"));
         }
-        if self.provisioning != record.provisioning || self.limit != record.limit {
+        if self.provisioning != wish.provisioning || self.limit != wish.limit {
             return differs("provisioning or limit");
         }
-        if request.class.owner != record.owner {
+        if request.class.owner != *owner {
             return differs("uid, gid or mode");
         }
-        if self.source != record.source || request.source.is_some() != record.source.is_some() {
+        if self.source != wish.source || request.source.is_some() != wish.source.is_some() {
             return differs("content source");
         }
-        if !request.range.admits(record.size_bytes) {
-            return differs(&format!("size ({} bytes)", record.size_bytes));
+        if let Some(size) = size_bytes.filter(|size| !request.range.admits(*size)) {
+            return differs(&format!("size ({size} bytes)"));
         }
-        if !request.topology.allows(&record.node) {
-            return differs(&format!("node ({})", record.node));
+        if !request.topology.allows(&id.node) {
+            return differs(&format!("node ({})", id.node));
         }
         Ok(())
     }

@@ -35,7 +35,11 @@ impl Service {
         if let Some(id) = OnShare::parse(&request.id) {
             return self.shares.delete_volume(&id, &request.secrets);
         }
-        let Some(VolumeId { key, .. }) = VolumeId::parse(&request.id) else { return Ok(()) };
+        let Some(id) = VolumeId::parse(&request.id) else { return Ok(()) };
+        if let Some(nodes) = self.nodes() {
+            return nodes.delete_volume(&id);
+        }
+        let key = id.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let Some((pool, record)) = self.store.volume(key)? else { return Ok(()) };
         if attachment::in_use(&pool, key, record.shape.layout)? {
@@ -55,7 +59,11 @@ impl Service {
         if let Some(id) = SnapshotOnShare::parse(&request.id) {
             return self.shares.delete_snapshot(&id, &request.secrets);
         }
-        let Some(SnapshotId { key, .. }) = SnapshotId::parse(&request.id) else { return Ok(()) };
+        let Some(id) = SnapshotId::parse(&request.id) else { return Ok(()) };
+        if let Some(nodes) = self.nodes() {
+            return nodes.delete_snapshot(&id);
+        }
+        let key = id.key;
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;
         let Some((pool, _)) = self.store.snapshot(key)? else { return Ok(()) };
         failpoint!("delete-snapshot.found");

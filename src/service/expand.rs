@@ -59,7 +59,11 @@ impl Service {
             return self.shares.expand_volume(&id, request.range, &request.secrets);
         }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
-        let key = VolumeId::parse(&request.id).ok_or_else(unknown)?.key;
+        let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
+        if let Some(nodes) = self.nodes() {
+            return nodes.expand_volume(&id, request);
+        }
+        let key = id.key;
         let _lock = self.lock_volume(key, Mode::Exclusive)?;
         let (pool, record) = self.store.volume(key)?.ok_or_else(unknown)?;
         check_capability(&record, request.capability.as_ref())?;

@@ -109,13 +109,19 @@ impl Service {
         }
         let unknown = || Error::NotFound(format!("volume {:?} does not exist", request.id));
         let id = VolumeId::parse(&request.id).ok_or_else(unknown)?;
+        if let Some(nodes) = self.nodes() {
+            return nodes.volume_health(&id);
+        }
         let ailments = self.ailments_of(id.key)?.ok_or_else(unknown)?;
         Ok(Health { id: request.id.clone(), ailments })
     }
 
     /// Only volumes with something wrong.
     pub fn list_health(&self, request: &ListHealth) -> Result<Listed<Health>> {
-        let local = |page: &Page| self.list_local_health(page);
+        let local = |page: &Page| match self.nodes() {
+            Some(nodes) => nodes.list_health(page),
+            None => self.list_local_health(page),
+        };
         both(&request.page, local, |from, most| self.shares.list_health(from, most))
     }
 

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     store::{Kind, Pool},
     volume::{
-        Access, Capability, Class, Key, Layout, LimitMode, SnapshotId, SnapshotRecord, VolumeRecord,
+        Access, Capability, Class, Key, Layout, LimitMode, SnapshotId, VolumeId, VolumeRecord,
         nfs::AnyVolumeId, parameters,
     },
 };
@@ -83,7 +83,10 @@ impl Service {
     /// Volumes in the order of their keys. A damaged one is left out here and shown by its health.
     /// Those on shares come after those on this node.
     pub fn list_volumes(&self, request: &ListVolumes) -> Result<Listed<Volume>> {
-        let local = |page: &Page| self.page(page, Kind::Volume, Pool::volume);
+        let local = |page: &Page| match self.nodes() {
+            Some(nodes) => nodes.volumes(page),
+            None => of_records(self.page(page, Kind::Volume, Pool::volume)?),
+        };
         both(&request.page, local, |from, most| self.shares.volumes(from, most))
     }
 
@@ -100,11 +103,12 @@ impl Service {
                 None => return Ok((Vec::new(), String::new())),
             },
         };
-        let local = |page: &Page| {
-            self.page(page, Kind::Snapshot, |pool, key| {
+        let local = |page: &Page| match self.nodes() {
+            Some(nodes) => nodes.snapshots(page, source),
+            None => of_records(self.page(page, Kind::Snapshot, |pool, key| {
                 let record = pool.snapshot(key)?;
                 Ok(record.filter(|record| source.is_none_or(|source| record.volume == source)))
-            })
+            })?),
         };
         both(&request.page, local, |from, most| self.shares.snapshots(from, most, source))
     }
@@ -113,9 +117,12 @@ impl Service {
         if let Some(id) = SnapshotOnShare::parse(id) {
             return self.shares.snapshot_of(&id, source);
         }
-        let found = SnapshotId::parse(id).map(|id| self.store.snapshot(id.key)).transpose()?.flatten();
-        let wanted = |record: &SnapshotRecord| source.is_empty() || record.volume_id().to_string() == source;
-        Ok(found.map(|(_, record)| record).filter(wanted).map(Snapshot::from))
+        let found = match self.get_snapshot(&GetSnapshot { id: id.to_owned() }) {
+            Ok(found) => Some(found),
+            Err(Error::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(found.filter(|snapshot| source.is_empty() || snapshot.volume_id == source))
     }
 
     fn page<T>(
@@ -165,7 +172,10 @@ impl Service {
     pub fn get_volume(&self, request: &GetVolume) -> Result<Volume> {
         match OnShare::parse(&request.id) {
             Some(id) => self.shares.volume(&id),
-            None => self.known_volume(&request.id).map(|(_, record)| record.into()),
+            None => match self.nodes() {
+                Some(nodes) => nodes.volume(&local_id(&request.id)?),
+                None => self.known_volume(&request.id).map(|(_, record)| record.into()),
+            },
         }
     }
 
@@ -176,6 +186,9 @@ impl Service {
         }
         let unknown = || Error::NotFound(format!("snapshot {:?} does not exist", request.id));
         let id = SnapshotId::parse(&request.id).ok_or_else(unknown)?;
+        if let Some(nodes) = self.nodes() {
+            return nodes.snapshot(&id);
+        }
         self.store.snapshot(id.key)?.map(|(_, record)| record.into()).ok_or_else(unknown)
     }
 
@@ -183,6 +196,9 @@ impl Service {
     pub fn validate(&self, request: &ValidateVolume) -> Result<Option<String>> {
         if let Some(id) = OnShare::parse(&request.id) {
             return self.shares.validate(&id, request);
+        }
+        if let Some(nodes) = self.nodes() {
+            return nodes.validate(&local_id(&request.id)?, request);
         }
         let (pool, record) = self.known_volume(&request.id)?;
         Ok(self.objection(request, &pool, &record).err().map(|error| error.to_string()))
@@ -219,6 +235,15 @@ impl Service {
             }
         }
     }
+}
+
+/// An id as the CO sent it; one that does not parse names no volume.
+fn local_id(id: &str) -> Result<VolumeId> {
+    VolumeId::parse(id).ok_or_else(|| Error::NotFound(format!("volume {id:?} does not exist")))
+}
+
+fn of_records<R: Into<T>, T>((entries, next): Listed<R>) -> Result<Listed<T>> {
+    Ok((entries.into_iter().map(Into::into).collect(), next))
 }
 
 /// A page of what lies on this node, filled up from the shares.

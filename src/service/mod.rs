@@ -14,6 +14,7 @@ mod expand;
 mod health;
 mod list;
 pub mod nfs;
+mod nodes;
 mod probe;
 mod publish;
 mod snapshot;
@@ -24,13 +25,14 @@ mod target;
 pub use answer::{Snapshot, Volume};
 pub use capacity::{AnyClass, Capacity, GetCapacity};
 pub use census::{Census, PoolCensus};
-pub use create::{CreateLocal, CreateVolume, SourceRequest};
+pub use create::{Claim, CreateLocal, CreateVolume, Existing, SourceRequest, Wish};
 pub use delete::{DeleteSnapshot, DeleteVolume};
 pub use expand::{ExpandNode, ExpandVolume, Expanded};
 pub use health::{
     Ailment, GetVolumeHealth, Health, ListHealth, Look, NodeHealth, PoolAilment, Severity, at_rest,
 };
-pub use list::{GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Page, ValidateVolume};
+pub use list::{GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Listed, Page, ValidateVolume};
+pub use nodes::Nodes;
 pub use publish::{Publish, Unpublish};
 pub use snapshot::CreateSnapshot;
 pub use stage::{Stage, Unstage};
@@ -64,6 +66,7 @@ pub struct Service {
     shares: nfs::Shares,
     nfs_node: nfs::node::Node,
     stopping: AtomicBool,
+    nodes: Option<Arc<dyn Nodes>>,
 }
 
 /// What a service is made of.
@@ -98,7 +101,18 @@ impl Service {
             usage: stats::UsageCache::default(),
             nfs_node,
             stopping: AtomicBool::new(false),
+            nodes: None,
         })
+    }
+
+    /// The same without local volumes of its own: they lie on other nodes.
+    #[must_use]
+    pub fn with_nodes(self, nodes: Arc<dyn Nodes>) -> Self {
+        Self { nodes: Some(nodes), ..self }
+    }
+
+    fn nodes(&self) -> Option<&dyn Nodes> {
+        self.nodes.as_deref()
     }
 
     /// The pools.

@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 impl Service {
     /// It is the livenessProbe: one bad pool of several is no reason to restart, and nothing is written.
     pub fn probe(&self) -> Result<()> {
+        if let Some(nodes) = self.nodes() {
+            return nodes.probe();
+        }
         // Without pools there are only shares, and a server that is away comes back without a restart.
         if self.store.pools().next().is_none() {
             return Ok(());

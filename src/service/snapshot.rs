@@ -36,13 +36,19 @@ impl Service {
     pub fn create_snapshot(&self, request: &CreateSnapshot) -> Result<Snapshot> {
         match OnShare::parse(&request.source_id) {
             Some(source) => self.shares.create_snapshot(&request.name, &source, &request.secrets),
-            None => self.create_local_snapshot(request).map(Snapshot::from),
+            None => match self.nodes() {
+                Some(nodes) => {
+                    let source = VolumeId::parse(&request.source_id).ok_or_else(|| unknown(request))?;
+                    nodes.create_snapshot(request, &source)
+                }
+                None => self.create_local_snapshot(request).map(Snapshot::from),
+            },
         }
     }
 
     fn create_local_snapshot(&self, request: &CreateSnapshot) -> Result<SnapshotRecord> {
         let key = Key::of(&request.name);
-        let unknown = || Error::NotFound(format!("source volume {:?} does not exist", request.source_id));
+        let unknown = || unknown(request);
         let _lock = self.store.lock(Kind::Snapshot, key, Mode::Exclusive)?;
         let source = VolumeId::parse(&request.source_id);
         if let Some((_, found)) = self.store.snapshot_in_reach(key)? {
@@ -101,6 +107,10 @@ impl Service {
         draft.commit(&record)?;
         Ok(record)
     }
+}
+
+fn unknown(request: &CreateSnapshot) -> Error {
+    Error::NotFound(format!("source volume {:?} does not exist", request.source_id))
 }
 
 /// What the snapshot itself will occupy: nothing where it shares blocks, else what the source holds.

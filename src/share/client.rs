@@ -1,8 +1,8 @@
 //! The driver's side: which helper carries an operation out, and what happens when it does not answer.
 
 use super::{
+    Failure,
     breaker::{Breaker, Pace, Pass},
-    failure::Failure,
     keeper::{Blame, Helper, Trouble, keep, release_orphans},
     refusal,
     server::{Server, ServerStatus},

@@ -1,8 +1,7 @@
 //! The child's side: a process that mounts one share where nobody else sees it, and carries operations out.
 
 use super::{
-    failure::Failure,
-    refusal, roles,
+    Failure, refusal, roles,
     wire::{self, Received, Receiver, Reply, Request, Role, What},
 };
 use crate::{

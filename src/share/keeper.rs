@@ -3,8 +3,8 @@
 //! The thread stays until the process is gone. Those that wait for answers go away at their deadlines by themselves.
 
 use super::{
+    Failure,
     client::{Limits, Purpose, Registry},
-    failure::Failure,
     server::{Held, Server},
     wire::{self, Done, Received, Receiver, Reply, Request, Role},
 };

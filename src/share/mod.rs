@@ -7,7 +7,6 @@
 pub mod breaker;
 pub mod client;
 pub mod copy;
-mod failure;
 pub mod helper;
 mod keeper;
 pub mod node;
@@ -19,8 +18,8 @@ mod server;
 pub mod store;
 pub mod wire;
 
+pub use crate::error::failure::Failure;
 pub use client::{COPIES, Call, Limits, Share, Shares};
-pub use failure::Failure;
 pub use helper::{Context, run};
 pub use node::{Binding, Children, Looked, Staged, Staging, Unmounted, Unmounting};
 pub use operation::Examined;

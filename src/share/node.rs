@@ -4,7 +4,7 @@
 //! unmounts, and never anything else: a child that writes there could not be ended.
 
 use super::{
-    failure::Failure,
+    Failure,
     server::{Counter, Held},
     wire::{self, Done, Found, Received, Receiver, Role, Way, What},
 };

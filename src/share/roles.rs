@@ -1,7 +1,7 @@
 //! What a child of a single task does: it may hang, and is then killed by whoever waits for it.
 
 use super::{
-    failure::Failure,
+    Failure,
     helper::lost,
     refusal,
     wire::{self, Done, Found, Received, Receiver, Role, Way, What},

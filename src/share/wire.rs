@@ -1,6 +1,6 @@
 //! What driver and child say to each other: JSON behind its length, never longer than [`LONGEST`].
 
-use super::failure::Failure;
+use super::Failure;
 use crate::os::{
     mount::Attributes,
     nfs::{Attempt, Version},

@@ -161,6 +161,28 @@ impl Class {
         Err(Error::Invalid(misplaced.into()))
     }
 
+    /// The parameters of which [`Self::parse`] makes this class, without the pool and the filesystem.
+    pub fn to_parameters(&self) -> BTreeMap<String, String> {
+        let layout = Some(self.layout.as_str().to_owned());
+        let provisioning = self.provisioning.map(|provisioning| match provisioning {
+            Provisioning::Thick => "thick".to_owned(),
+            Provisioning::Thin => "thin".to_owned(),
+        });
+        let limit = self.limit.map(|limit| match limit {
+            LimitMode::Enforced => "enforced".to_owned(),
+            LimitMode::Advisory => "advisory".to_owned(),
+        });
+        let pairs = [
+            ("layout", layout),
+            ("provisioning", provisioning),
+            ("limit", limit),
+            ("uid", self.owner.uid.map(|uid| uid.to_string())),
+            ("gid", self.owner.gid.map(|gid| gid.to_string())),
+            ("mode", self.owner.mode.map(|mode| format!("{mode:04o}"))),
+        ];
+        pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+
     /// The pool's name.
     pub fn pool(&self) -> &str {
         self.pool.as_deref().unwrap_or(DEFAULT_POOL)
@@ -230,6 +252,18 @@ mod tests {
             ("fast", Layout::Directory, Some(LimitMode::Advisory))
         );
         assert_eq!(class.owner.mode, Some(0o770));
+    }
+
+    #[test]
+    fn parameters_are_written_as_they_are_read() {
+        for pairs in [
+            &[][..],
+            &[("layout", "image"), ("provisioning", "thin"), ("uid", "7"), ("gid", "0"), ("mode", "750")],
+            &[("layout", "directory"), ("limit", "advisory"), ("mode", "0")],
+        ] {
+            let class = parse(pairs).unwrap();
+            assert_eq!(Class::parse(&class.to_parameters()).unwrap(), class);
+        }
     }
 
     #[test]

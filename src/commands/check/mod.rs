@@ -128,5 +128,5 @@ fn optional(item: impl Into<String>, absent: State, outcome: Result<String, Stri
 }
 
 fn text(error: &os::Error) -> String {
-    super::standalone::chain(error)
+    super::chain(error)
 }

@@ -14,10 +14,7 @@ use self::{
     story::Story,
     teller::{Teller, milliseconds},
 };
-use super::{
-    Outcome,
-    standalone::{chain, shares},
-};
+use super::{Outcome, chain, standalone::shares};
 use crate::{
     config::DemoArgs,
     os::{self, host},

@@ -1,7 +1,7 @@
 //! The directory that the demo works in, and that nothing of it outlives.
 
 use crate::{
-    commands::standalone::chain,
+    commands::chain,
     os::{self, file, loopdev, mount, mountinfo, tree},
 };
 use std::{

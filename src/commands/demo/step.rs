@@ -2,7 +2,7 @@
 
 use super::{story::Story, teller::Mark};
 use crate::{
-    commands::{print, standalone::chain},
+    commands::{chain, print},
     rpc::client::Failure,
 };
 use std::{error::Error, io, sync::atomic::Ordering};

@@ -3,7 +3,7 @@
 use super::{Report, Row, Store};
 use crate::{
     backend::directory,
-    commands::{print, standalone::chain},
+    commands::{chain, print},
     config::check_pools,
     os::{
         file::{self, Inode},

@@ -3,9 +3,8 @@
 use super::{Report, Row, Store, source};
 use crate::{
     commands::{
-        print,
+        chain, print,
         shares::{each, reach, reason, remote},
-        standalone::chain,
     },
     config::{ShareArgs, check_shares},
     error::{Error, Result},

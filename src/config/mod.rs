@@ -5,6 +5,12 @@
     reason = "these comments are the help text, where brackets mean optional"
 )]
 
+#[cfg(feature = "cluster")]
+mod cluster;
+
+#[cfg(feature = "cluster")]
+pub use cluster::{ClusterArgs, ControllerArgs, NodeArgs, RoleArgs};
+
 use crate::{
     service::nfs::At,
     store::PoolConfig,
@@ -35,6 +41,20 @@ pub enum Command {
     ///
     /// For csi-sanity, Nomad and other container orchestrators, a single machine, development.
     Standalone(StandaloneArgs),
+    /// Serves Identity and Controller for a whole cluster.
+    ///
+    /// Stock csi-provisioner, csi-resizer and csi-snapshotter share its socket. What is local to a node becomes an
+    /// object that this node's agent makes true; NFS volumes are made in place.
+    #[cfg(feature = "cluster")]
+    Controller(ControllerArgs),
+    /// Serves Identity and Node on one node of a cluster, and makes true what the controller wishes there.
+    ///
+    /// It registers itself with the kubelet.
+    #[cfg(feature = "cluster")]
+    Node(NodeArgs),
+    /// Prints the CustomResourceDefinitions: apply them before the driver is installed or upgraded.
+    #[cfg(feature = "cluster")]
+    Crds,
     /// Shows what this host can do: loop devices, filesystems, reflinks, quotas, tools, NFS.
     ///
     /// The exit code is 0 when local volumes can be served, from every pool that is given. With --share

@@ -1,6 +1,7 @@
 //! Errors on their way from one process to another: their meaning, and what it is based on, survive.
 
-use crate::{error::Error, os};
+use super::Error;
+use crate::os;
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf};
 

@@ -4,6 +4,8 @@
 //! docs/errors.md what a caller does with it. `Display` never repeats the source; the log walks the
 //! chain once.
 
+pub mod failure;
+
 use crate::os;
 
 /// Why a request was not carried out. Messages are lower case, name the object and the way out.
@@ -88,6 +90,26 @@ impl Error {
             Self::NoSpace(_) => true,
             Self::Os { source, .. } => source.is_no_space(),
             _ => false,
+        }
+    }
+
+    /// One word for what kind it is, as events and conditions of a cluster name it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "Invalid",
+            Self::NotFound(_) => "NotFound",
+            Self::Incompatible(_) => "Incompatible",
+            Self::Busy(_) => "Busy",
+            Self::Refused(_) => "Refused",
+            Self::NotOffered(_) => "NotOffered",
+            Self::Forbidden(_) => "Forbidden",
+            Self::NoSpace(_) => "NoSpace",
+            Self::OutOfRange(_) => "OutOfRange",
+            Self::Unavailable(_) => "Unavailable",
+            Self::BadToken(_) => "BadToken",
+            Self::Damaged(_) => "Damaged",
+            Self::Os { .. } => "HostFailed",
+            Self::Internal(_) => "Internal",
         }
     }
 
