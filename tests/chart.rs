@@ -239,6 +239,46 @@ fn nothing_depends_on_the_namespace_or_the_release() {
     assert!(!text.contains("serviceaccount:wharf"), "a policy assumes a namespace");
 }
 
+/// A variable that the driver does not know would be ignored without a word.
+#[test]
+fn the_driver_knows_its_settings() {
+    let all = variants().into_iter().find(|(name, _)| *name == "everything").unwrap().1;
+    let pods = pods(&objects(&rendered("storage", &all)));
+    for (role, pod) in pods {
+        let help = run(env!("CARGO_BIN_EXE_wharf"), [role.as_str(), "--help"]);
+        let container = &pod["containers"][0];
+        assert_eq!(container["args"], json!([role]));
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            assert!(
+                name == "POD_NAME" || help.contains(&format!("[env: {name}=")),
+                "wharf {role} knows no {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn roles_are_for_kinds_that_exist() {
+    let kinds: BTreeSet<_> = objects(&read("deploy/crds.yaml"))
+        .iter()
+        .map(|kind| kind["spec"]["names"]["plural"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(valid(&read("deploy/crds.yaml")), kinds.len());
+    let mut used = BTreeSet::new();
+    for role in objects(&rendered("storage", &[])).iter().filter(|o| o["rules"].is_array()) {
+        for rule in role["rules"].as_array().unwrap() {
+            if rule["apiGroups"] == json!(["wharf.csi.dev"]) {
+                let resources = rule["resources"].as_array().unwrap().iter();
+                used.extend(
+                    resources.map(|each| each.as_str().unwrap().trim_end_matches("/status").to_owned()),
+                );
+            }
+        }
+    }
+    assert_eq!(used, kinds);
+}
+
 #[test]
 fn roles_are_narrow() {
     for (name, arguments) in variants() {

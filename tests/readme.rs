@@ -50,7 +50,7 @@ const COMMANDS: [(&str, How); 36] = [
     ),
     ("make test", How::Target("test", &["@scripts/setup test", "@scripts/test"])),
     ("make image", How::Target("image", &["cargo build --release --locked", "deploy/image/build"])),
-    ("kubectl apply --server-side --filename deploy/crds.yaml", IN_A_CLUSTER),
+    ("kubectl apply --server-side --filename deploy/crds.yaml", How::Cluster("test -s deploy/crds.yaml")),
     (
         "helm upgrade --install wharf deploy/chart --namespace wharf --create-namespace",
         How::Cluster("deploy/render -- wharf --namespace wharf >/dev/null"),
