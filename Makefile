@@ -1,6 +1,6 @@
 # Everything a contributor types. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-full test-placement check bench clean
+.PHONY: help demo build image test test-full test-placement check bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,6 +12,10 @@ demo: ## set up, build, and drive one volume through its whole life on a scratch
 
 build: ## build the release binary
 	cargo build --release --locked
+
+image: ## build the container image, as an archive that needs no registry: build/image/wharf.tar
+	cargo build --release --locked
+	deploy/image/build
 
 test: ## run every tier of tests (as root, below 45 minutes)
 	@scripts/setup test

@@ -31,13 +31,16 @@ enum How {
     Reload,
     /// The init system starts the unit.
     Start,
-    /// Needs a cluster, which is not here: this is done instead. What it would do is tested in tests/migrate.rs,
-    /// as far as that goes without one.
+    /// Needs a cluster, which is not here: this is done instead. What it would do is tested in tests/migrate.rs and
+    /// tests/chart.rs, as far as that goes without one.
     Cluster(&'static str),
 }
 
+/// Nothing can be done instead.
+const IN_A_CLUSTER: How = How::Cluster("true");
+
 /// Every command of the pages. One that is missing here fails the test, and so does one that no page has.
-const COMMANDS: [(&str, How); 19] = [
+const COMMANDS: [(&str, How); 36] = [
     (
         "make demo",
         How::Target(
@@ -46,6 +49,33 @@ const COMMANDS: [(&str, How); 19] = [
         ),
     ),
     ("make test", How::Target("test", &["@scripts/setup test", "@scripts/test"])),
+    ("make image", How::Target("image", &["cargo build --release --locked", "deploy/image/build"])),
+    ("kubectl apply --server-side --filename deploy/crds.yaml", How::Cluster("test -s deploy/crds.yaml")),
+    (
+        "helm upgrade --install wharf deploy/chart --namespace wharf --create-namespace",
+        How::Cluster("deploy/render -- wharf --namespace wharf >/dev/null"),
+    ),
+    ("kubectl apply --filename deploy/wharf.yaml", How::Cluster("test -s deploy/wharf.yaml")),
+    ("kubectl --namespace wharf rollout status daemonset/wharf-node --timeout 2m", IN_A_CLUSTER),
+    ("kubectl --namespace wharf rollout status deployment/wharf-controller --timeout 2m", IN_A_CLUSTER),
+    ("kubectl get storagenodes", IN_A_CLUSTER),
+    (
+        "kubectl apply --filename deploy/examples/first.yaml",
+        How::Cluster("test -s deploy/examples/first.yaml"),
+    ),
+    ("kubectl wait --for condition=Ready pod/first --timeout 2m", IN_A_CLUSTER),
+    ("kubectl get persistentvolumeclaims,localvolumes", IN_A_CLUSTER),
+    ("kubectl exec first -- cat /data/started", IN_A_CLUSTER),
+    ("kubectl delete --filename deploy/examples/first.yaml", IN_A_CLUSTER),
+    ("helm uninstall wharf --namespace wharf", IN_A_CLUSTER),
+    ("kubectl delete --filename deploy/wharf.yaml", IN_A_CLUSTER),
+    ("kubectl get localvolumes,localsnapshots", IN_A_CLUSTER),
+    ("kubectl delete --filename deploy/crds.yaml", IN_A_CLUSTER),
+    (
+        "kubectl get localvolumes,localsnapshots --field-selector spec.nodeName=worker-3 --output name |    xargs \
+         --no-run-if-empty --max-args 1 kubectl patch --type merge --patch '{\"metadata\":{\"finalizers\":null}}'",
+        IN_A_CLUSTER,
+    ),
     ("apt-get install --yes gcc libc6-dev e2fsprogs xfsprogs", How::Packages),
     ("make build", How::Target("build", &["cargo build --release --locked"])),
     ("install -D -m 0755 target/release/wharf /usr/local/bin/wharf", How::Shell),
@@ -106,7 +136,7 @@ fn make_targets_do_what_the_pages_say() {
     let all =
         tiers.lines().find_map(|line| line.strip_prefix("all=(")).expect("scripts/test lists its tiers");
     let all: Vec<_> = all.trim_end_matches(')').split(' ').collect();
-    for tier in ["unit", "kernel", "vm", "interop", "sanity", "docs"] {
+    for tier in ["unit", "kernel", "vm", "interop", "sanity", "deploy", "docs"] {
         assert!(all.contains(&tier), "`make test` leaves out the tier {tier}");
     }
 }
@@ -143,6 +173,8 @@ fn the_table_of_commands_is_complete() {
     let help = run(help, "wharf --help");
     let commands =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // A longer text goes on below itself.
+    let commands = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     let readme = read("README.md");
     let mut count = 0;

@@ -11,9 +11,10 @@ use super::{
 use crate::{
     error::{Doing, Error, Result},
     os::{
-        btrfs, file,
+        self, btrfs, file,
         lock::{self, Guard, Mode},
-        mountinfo, reflink, space,
+        mountinfo::{self, Mount},
+        reflink, space,
     },
     volume::{Key, SnapshotRecord, VolumeRecord, record::VERSION},
 };
@@ -255,7 +256,7 @@ impl Pool {
 
     /// Makes the renames in `volumes` or `snapshots` durable. After a failure the next look at the pool
     /// tries again before it answers for anything.
-    pub(super) fn commit_renames(&self, kind: Kind) -> crate::os::Result<()> {
+    pub(super) fn commit_renames(&self, kind: Kind) -> os::Result<()> {
         let parent = self.home.join(kind.directory());
         let settled = self.durability.settle(&[&parent]);
         if settled.is_err() {
@@ -381,13 +382,29 @@ pub(super) fn checked_home(config: &PoolConfig) -> Result<PathBuf> {
         Some(_) => {}
     }
     if config.mounted {
-        let mounted =
-            mountinfo::is_mount_root(&config.path).doing(|| format!("looking at pool {:?}", config.name))?;
-        if mounted != Some(true) {
-            return refuse("is no mountpoint, but the pool is declared as `mounted`: mount its disk first");
+        let doing = || format!("looking at pool {:?}", config.name);
+        match mountinfo::at(&config.path).doing(doing)? {
+            None => {
+                return refuse(
+                    "is no mountpoint, but the pool is declared as `mounted`: mount its disk first",
+                );
+            }
+            Some(mount) if !is_whole(&mount).doing(doing)? => {
+                return refuse(
+                    "is a directory of another filesystem that was bound there, but the pool is declared as \
+                     `mounted`: mount its disk first",
+                );
+            }
+            Some(_) => {}
         }
     }
     file::canonical(&config.path).doing(|| format!("resolving pool {:?}", config.name))
+}
+
+/// Whether a whole filesystem, or a subvolume of btrfs, is mounted. A container's runtime binds every directory that it
+/// is given, so a mountpoint says nothing there: without its disk it is one, too.
+fn is_whole(mount: &Mount) -> os::Result<bool> {
+    Ok(mount.root == Path::new("/") || mount.fstype == "btrfs" && btrfs::is_subvolume(&mount.point)?)
 }
 
 fn identify(home: &Path) -> Result<((file::Inode, Uuid), Abilities)> {

@@ -155,6 +155,44 @@ fn pools_that_are_refused_at_start() {
     println!("{cases} cases");
 }
 
+/// What a container sees of the host: every directory that it is given is the root of a mount.
+struct Bind(PathBuf);
+
+impl Bind {
+    fn new(source: &Path, target: PathBuf) -> Self {
+        fs::create_dir(&target).unwrap();
+        run("mount", ["--bind".as_ref(), source.as_os_str(), target.as_os_str()]);
+        Self(target)
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        run("umount", [self.0.as_os_str()]);
+    }
+}
+
+/// In a container too, a disk that is not mounted is told from one that is.
+#[test]
+fn a_directory_that_is_only_bound_is_no_mounted_pool() {
+    let (ext4, btrfs) = (Pool::new(Kind::Ext4, 192 * MIB), Pool::new(Kind::Btrfs, 256 * MIB));
+    let directory = tempfile::tempdir().unwrap();
+    let below = ext4.path().join("below");
+    fs::create_dir(&below).unwrap();
+    run("btrfs", ["subvolume".as_ref(), "create".as_ref(), btrfs.path().join("sub").as_os_str()]);
+    let mounted = |bind: &Bind| start(&[format!("default={},mounted", bind.0.display())]);
+    let said =
+        mounted(&Bind::new(&below, directory.path().join("a"))).expect("a directory of a disk was accepted");
+    assert!(said.contains("was bound there") && said.contains("mount its disk first"), "{said}");
+    assert_eq!(listing(&below), [below.clone()], "a store was made on the disk below");
+    fs::remove_dir(&below).unwrap();
+    run("rmdir", [ext4.path().join("lost+found").as_os_str()]);
+    for (source, name) in [(ext4.path().to_owned(), "b"), (btrfs.path().join("sub"), "c")] {
+        let said = mounted(&Bind::new(&source, directory.path().join(name)));
+        assert_eq!(said, None, "{name} is a whole filesystem");
+    }
+}
+
 fn newer_format() -> String {
     let record = r#"{"version":2,"uuid":"00000000-0000-4000-8000-000000000001"}"#;
     let checksum = uuid::Uuid::new_v5(&uuid::Uuid::nil(), record.as_bytes());
