@@ -24,7 +24,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Standalone(arguments) => commands::standalone::run(&arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "cluster")]
-        Command::Controller(_) | Command::Node(_) => Err("this role is not served yet".into()),
+        Command::Controller(arguments) => commands::controller::run(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "cluster")]
+        Command::Node(_) => Err("this role is not served yet".into()),
         #[cfg(feature = "cluster")]
         Command::Crds => commands::crds::run(),
         Command::Check(arguments) => commands::check::run(&arguments),

@@ -6,5 +6,6 @@
 
 pub mod api;
 pub mod client;
+pub mod controller;
 pub mod crds;
 mod translate;
