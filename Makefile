@@ -1,9 +1,9 @@
 # Everything a contributor types. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-full check bench clean
+.PHONY: help demo build test test-full test-placement check bench clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## set up, build, and drive one volume through its whole life on a scratch pool (as root)
 	@scripts/setup demo
@@ -20,6 +20,10 @@ test: ## run every tier of tests (as root, below 45 minutes)
 test-full: ## run every tier longer: more rounds, random seeds
 	@scripts/setup test
 	@WHARF_TEST_FULL=1 scripts/test
+
+test-placement: ## test where a cluster places volumes, on a real control plane without kubelets (as root)
+	@scripts/setup placement
+	@scripts/test placement
 
 check: ## format, clippy, rustdoc, layers, dependencies: what a change has to pass first
 	@scripts/test lint
