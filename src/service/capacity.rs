@@ -55,7 +55,9 @@ impl Service {
         if request.topology.as_ref().is_some_and(|segments| !covers(segments, &self.node)) {
             return Capacity::default();
         }
-        let Some(filesystem) = filesystem_for(class, &request.capabilities) else { return Capacity::default() };
+        let Some(filesystem) = filesystem_for(class, &request.capabilities) else {
+            return Capacity::default();
+        };
         let room = self.store.pool(class.pool()).and_then(|pool| {
             if class.layout == Layout::Directory {
                 limits::check(&pool, class.limit.unwrap_or(LimitMode::Enforced))?;

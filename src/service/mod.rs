@@ -32,7 +32,8 @@ pub use health::{
     Ailment, GetVolumeHealth, Health, ListHealth, Look, NodeHealth, PoolAilment, Severity, at_rest,
 };
 pub use list::{
-    GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Listed, Page, ValidateVolume, parse_token, token_after,
+    GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Listed, Page, ValidateVolume, parse_token,
+    token_after,
 };
 pub use nodes::Nodes;
 pub use publish::{Publish, Unpublish};

@@ -26,8 +26,8 @@ use crate::{
     },
     store::Kind,
     volume::{
-        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord, capability::MountOptions,
-        nfs,
+        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord,
+        capability::MountOptions, nfs,
     },
 };
 use std::{

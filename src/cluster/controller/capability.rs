@@ -9,7 +9,11 @@ use crate::{
 };
 
 impl Controller {
-    pub(super) async fn validate_volume(&self, id: &VolumeId, request: &ValidateVolume) -> Result<Option<String>> {
+    pub(super) async fn validate_volume(
+        &self,
+        id: &VolumeId,
+        request: &ValidateVolume,
+    ) -> Result<Option<String>> {
         let object = self.known_volume(id).await?;
         Ok(objection(request, &object).err().map(|error| error.to_string()))
     }

@@ -11,7 +11,9 @@ use crate::{
 
 impl Controller {
     pub(super) fn capacity_of(&self, class: &Class, request: &GetCapacity) -> Capacity {
-        let Some(filesystem) = filesystem_for(class, &request.capabilities) else { return Capacity::default() };
+        let Some(filesystem) = filesystem_for(class, &request.capabilities) else {
+            return Capacity::default();
+        };
         let (known, alive) = (self.view(), |node: &str| self.agents.glance(node) != Liveness::Dead);
         let sites = within(known.with(&alive).sites(class, ""), request.topology.as_ref());
         let Some(most) = sites.iter().map(|site| site.room).max() else { return Capacity::default() };

@@ -51,7 +51,9 @@ impl Controller {
         let api = Api::<PersistentVolume>::all(self.client.clone());
         let mut page = ListParams::default().limit(PAGE);
         loop {
-            let listed = answer(api.list(&page)).await.map_err(|trouble| trouble.doing("listing PersistentVolumes"))?;
+            let listed = answer(api.list(&page))
+                .await
+                .map_err(|trouble| trouble.doing("listing PersistentVolumes"))?;
             for source in listed.items.iter().filter_map(|volume| volume.spec.as_ref()?.csi.as_ref()) {
                 if source.driver == self.settings.driver_name {
                     show(source);
@@ -101,6 +103,8 @@ pub async fn cluster_uid(client: &Client) -> Result<String> {
     let namespaces = Api::<Namespace>::all(client.clone());
     let found = get(&namespaces, "kube-system", "namespace").await?;
     found.and_then(|namespace| namespace.uid()).ok_or_else(|| {
-        Error::Unavailable("there is no namespace kube-system, whose uid tells this cluster from others".into())
+        Error::Unavailable(
+            "there is no namespace kube-system, whose uid tells this cluster from others".into(),
+        )
     })
 }

@@ -73,7 +73,12 @@ impl Controller {
                 Step::Done(volume) => return Ok(volume),
                 Step::Again => {}
                 Step::Withdrawn(node, error @ Error::NoSpace(_)) => {
-                    tracing::info!(volume = name, node, error = error.chain(), "withdrawn; looking elsewhere");
+                    tracing::info!(
+                        volume = name,
+                        node,
+                        error = error.chain(),
+                        "withdrawn; looking elsewhere"
+                    );
                     spent.push(node);
                     last = Some(error);
                 }
@@ -131,7 +136,7 @@ impl Controller {
         bytes: Option<u64>,
         spent: &[String],
     ) -> Result<String> {
-        self.listed()?;
+        self.listed().await?;
         let advisory = wish.shape.layout == Layout::Directory && wish.limit == Some(LimitMode::Advisory);
         let bytes = bytes.filter(|_| !advisory);
         let name = request.name.as_str();
@@ -174,7 +179,13 @@ impl Controller {
     }
 
     /// One look at an object of the request's name, and what follows from it.
-    async fn step(&self, request: &CreateLocal, wish: &Wish, object: &LocalVolume, left: Duration) -> Result<Step> {
+    async fn step(
+        &self,
+        request: &CreateLocal,
+        wish: &Wish,
+        object: &LocalVolume,
+        left: Duration,
+    ) -> Result<Step> {
         if object.is_leaving() {
             return self.see_off(object).await;
         }
@@ -342,7 +353,11 @@ impl Controller {
 
     /// What an agent found on its disk is somebody's: it is asked for by its own name, or its own id.
     pub(super) async fn adopt(&self, object: &LocalVolume) -> Result<()> {
-        tracing::info!(volume = object.name_any(), node = object.node_name(), "found on a disk, and asked for");
+        tracing::info!(
+            volume = object.name_any(),
+            node = object.node_name(),
+            "found on a disk, and asked for"
+        );
         let labels = json!({ "metadata": { "labels": { ORPHANED: null } } });
         self.volumes.patch(object, labels).await?;
         failpoint!("cluster.create.adopted");

@@ -58,7 +58,10 @@ impl Controller {
                 return Ok(());
             }
         }
-        Err(Error::Busy(format!("{} {id} is still being deleted; repeat the same request to wait for it", K::NOUN)))
+        Err(Error::Busy(format!(
+            "{} {id} is still being deleted; repeat the same request to wait for it",
+            K::NOUN
+        )))
     }
 
     /// Writes that there is to be no data, and sees to it that the object stays until its agent has looked.
@@ -72,7 +75,8 @@ impl Controller {
         if !held {
             finalizers.push(FINALIZER.to_owned());
         }
-        let change = json!({ "metadata": { "finalizers": finalizers }, "spec": { "desired": Desired::Absent } });
+        let change =
+            json!({ "metadata": { "finalizers": finalizers }, "spec": { "desired": Desired::Absent } });
         objects.patch(object, change).await
     }
 

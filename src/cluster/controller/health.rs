@@ -51,7 +51,8 @@ impl Controller {
         let there = volumes.iter().filter(|object| object.desired() == Desired::Present);
         let ill = there.filter_map(|object| {
             // What is not made yet cannot be ill.
-            let id = object.id().ok().filter(|_| object.status.as_ref().is_some_and(|s| s.volume_id.is_some()))?;
+            let id =
+                object.id().ok().filter(|_| object.status.as_ref().is_some_and(|s| s.volume_id.is_some()))?;
             let ailments = self.ailments(object);
             let health = Health { id: id.to_string(), ailments };
             (!health.ailments.is_empty()).then_some((key_of(object.as_ref())?, health))

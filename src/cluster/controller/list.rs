@@ -1,11 +1,6 @@
 //! Lists, and single volumes and snapshots: what agents have told, as the watch has seen it.
 
-use super::{
-    Controller,
-    create::volume_of,
-    objects::Wished,
-    snapshot::snapshot_of,
-};
+use super::{Controller, create::volume_of, objects::Wished, snapshot::snapshot_of};
 use crate::{
     cluster::api::{Desired, LocalVolume},
     error::{Error, Result},
@@ -26,9 +21,9 @@ impl Controller {
         let of_source = |object: &str| {
             source.is_none_or(|source| VolumeId::parse(object).is_some_and(|id| id.key == source))
         };
-        let told = snapshots
-            .iter()
-            .filter(|object| object.desired() == Desired::Present && of_source(&object.spec.source_volume_id));
+        let told = snapshots.iter().filter(|object| {
+            object.desired() == Desired::Present && of_source(&object.spec.source_volume_id)
+        });
         paged(page, told.filter_map(|object| Some((key_of(object.as_ref())?, snapshot_of(object).ok()?))))
     }
 
@@ -40,7 +35,8 @@ impl Controller {
 
     pub(super) async fn one_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
         let object = self.snapshots.get(&id.key.to_string()).await?;
-        let found = object.filter(|object| !object.is_leaving() && NodeName::of_node(object.node_name()) == id.node);
+        let found =
+            object.filter(|object| !object.is_leaving() && NodeName::of_node(object.node_name()) == id.node);
         let found = found.and_then(|object| snapshot_of(&object).ok());
         found.ok_or_else(|| unknown("snapshot", &id.to_string()))
     }

@@ -53,7 +53,8 @@ impl Machines {
 pub(super) fn takes_volumes(node: &Node) -> bool {
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
+    let ready =
+        conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
     !cordoned && ready && node.meta().deletion_timestamp.is_none()
 }
 
@@ -61,7 +62,8 @@ pub(super) fn takes_volumes(node: &Node) -> bool {
 fn trim(node: &mut Node) {
     node.metadata.managed_fields = None;
     node.metadata.annotations = None;
-    node.spec = node.spec.take().map(|spec| NodeSpec { unschedulable: spec.unschedulable, ..NodeSpec::default() });
+    node.spec =
+        node.spec.take().map(|spec| NodeSpec { unschedulable: spec.unschedulable, ..NodeSpec::default() });
     node.status = node.status.take().map(|status| NodeStatus {
         conditions: status.conditions.map(|mut all| {
             all.retain(|condition| condition.type_ == "Ready");

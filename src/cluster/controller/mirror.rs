@@ -49,7 +49,11 @@ where
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// Watches until it is dropped; `trim` takes away what nobody asks for.
-    pub(super) fn start(api: Api<K>, config: watcher::Config, trim: impl FnMut(&mut K) + Send + 'static) -> Self {
+    pub(super) fn start(
+        api: Api<K>,
+        config: watcher::Config,
+        trim: impl FnMut(&mut K) + Send + 'static,
+    ) -> Self {
         let (store, writer) = reflector::store();
         let (bells, ready) = (Arc::new(Bells::default()), Arc::new(AtomicBool::new(false)));
         let events = watcher(api, config).modify(trim).default_backoff();

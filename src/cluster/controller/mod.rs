@@ -24,8 +24,8 @@ use super::api::{LocalSnapshot, LocalVolume, StorageNode};
 use crate::{
     error::{Error, Result},
     service::{
-        Capacity, CreateLocal, CreateSnapshot, ExpandVolume, Expanded, GetCapacity, Health, Listed, Nodes, Page,
-        Snapshot, ValidateVolume, Volume,
+        Capacity, CreateLocal, CreateSnapshot, ExpandVolume, Expanded, GetCapacity, Health, Listed, Nodes,
+        Page, Snapshot, ValidateVolume, Volume,
     },
     volume::{Class, Key, SnapshotId, VolumeId},
 };
@@ -43,9 +43,12 @@ use std::{
     fmt,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time};
+
+/// For the first lists.
+const LISTING: Duration = Duration::from_secs(10);
 
 /// What differs between installations.
 #[derive(Clone, Debug)]
@@ -80,9 +83,10 @@ impl fmt::Debug for Controller {
 impl Controller {
     /// Begins to watch; inside a runtime.
     pub fn start(client: Client, settings: Settings) -> Self {
-        let offers = Mirror::start(Api::all(client.clone()), Default::default(), |offer: &mut StorageNode| {
-            offer.managed_fields_mut().clear();
-        });
+        let offers =
+            Mirror::start(Api::all(client.clone()), Default::default(), |offer: &mut StorageNode| {
+                offer.managed_fields_mut().clear();
+            });
         Self {
             runtime: Handle::current(),
             volumes: Objects::new(client.clone()),
@@ -101,8 +105,26 @@ impl Controller {
         self.runtime.block_on(work)
     }
 
-    /// Before everything is listed once, nothing can be said of it.
-    fn listed(&self) -> Result<()> {
+    /// Before everything is listed once, nothing can be said of it: after a start that is a moment.
+    async fn listed(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let missing = self.unlisted();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() >= LISTING {
+                return Err(Error::Unavailable(format!(
+                    "the API server has not told of these yet: {}; see the driver's log, its roles (RBAC) and its \
+                     CustomResourceDefinitions",
+                    missing.join(", ")
+                )));
+            }
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn unlisted(&self) -> Vec<&'static str> {
         let parts = [
             ("localvolumes", self.volumes.mirror.is_ready()),
             ("localsnapshots", self.snapshots.mirror.is_ready()),
@@ -110,15 +132,7 @@ impl Controller {
             ("nodes", self.machines.mirror.is_ready()),
             ("leases", self.agents.is_ready()),
         ];
-        let missing: Vec<_> = parts.iter().filter(|(_, ready)| !ready).map(|(what, _)| *what).collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Unavailable(format!(
-                "the API server has not told of these yet: {}; see the driver's log, its roles (RBAC) and its \
-                 CustomResourceDefinitions",
-                missing.join(", ")
-            ))),
-        }
+        parts.into_iter().filter(|(_, ready)| !ready).map(|(what, _)| what).collect()
     }
 
     /// What placement goes by, as it is now.
@@ -142,7 +156,13 @@ struct Known {
 
 impl Known {
     fn with<'a>(&'a self, alive: &'a dyn Fn(&str) -> bool) -> View<'a> {
-        View { nodes: &self.nodes, offers: &self.offers, volumes: &self.volumes, flights: &self.flights, alive }
+        View {
+            nodes: &self.nodes,
+            offers: &self.offers,
+            volumes: &self.volumes,
+            flights: &self.flights,
+            alive,
+        }
     }
 }
 
@@ -213,12 +233,12 @@ impl Nodes for Controller {
     }
 
     fn volumes(&self, page: &Page) -> Result<Listed<Volume>> {
-        self.listed()?;
+        self.block_on(self.listed())?;
         self.list_volumes(page)
     }
 
     fn snapshots(&self, page: &Page, source: Option<Key>) -> Result<Listed<Snapshot>> {
-        self.listed()?;
+        self.block_on(self.listed())?;
         self.list_snapshots(page, source)
     }
 
@@ -235,7 +255,7 @@ impl Nodes for Controller {
     }
 
     fn list_health(&self, page: &Page) -> Result<Listed<Health>> {
-        self.listed()?;
+        self.block_on(self.listed())?;
         self.unhealthy(page)
     }
 

@@ -293,13 +293,18 @@ impl Trouble {
         Error::Unavailable(match self {
             Self::Away(why) => format!("{doing}: the API server cannot be reached: {why}"),
             Self::Api(status) if status.code == 403 => {
-                format!("{doing}: the API server forbids it; see the driver's roles (RBAC): {}", status.message)
+                format!(
+                    "{doing}: the API server forbids it; see the driver's roles (RBAC): {}",
+                    status.message
+                )
             }
             Self::Api(status) if status.code == 404 => format!(
                 "{doing}: the API server does not know this kind; apply the driver's CustomResourceDefinitions \
                  (`wharf crds` prints them)"
             ),
-            Self::Api(status) => format!("{doing}: the API server answered {}: {}", status.code, status.message),
+            Self::Api(status) => {
+                format!("{doing}: the API server answered {}: {}", status.code, status.message)
+            }
         })
     }
 }

@@ -1,15 +1,11 @@
 //! Where a new volume goes: pure functions over what is known of nodes.
 
-use super::{
-    machines::takes_volumes,
-    objects::Wished,
-};
+use super::{machines::takes_volumes, objects::Wished};
 use crate::{
     cluster::api::{Desired, LocalVolume, Phase, PoolStatus, StorageNode},
     error::{Error, Result},
     volume::{
-        Class, Layout, LimitMode, NodeName,
-        size,
+        Class, Layout, LimitMode, NodeName, size,
         topology::{Requirement, covers},
     },
 };
@@ -128,15 +124,17 @@ impl View<'_> {
         });
         let known: u64 = written.map(|volume| bytes_of(volume)).sum();
         let is_new = |name: &str| !self.volumes.iter().any(|volume| volume.name_any() == name);
-        let flying = self.flights.iter().filter(|(name, flight)| {
-            flight.node_name == node_name && flight.pool == pool && is_new(name)
-        });
+        let flying = self
+            .flights
+            .iter()
+            .filter(|(name, flight)| flight.node_name == node_name && flight.pool == pool && is_new(name));
         known.saturating_add(flying.map(|(_, flight)| flight.bytes).sum())
     }
 
     /// Whether any node that has ever reported has such a pool; and those that there are.
     pub(super) fn knows_pool(&self, pool: &str) -> Result<()> {
-        let pools = self.offers.iter().filter_map(|offer| offer.status.as_ref()).flat_map(|status| &status.pools);
+        let pools =
+            self.offers.iter().filter_map(|offer| offer.status.as_ref()).flat_map(|status| &status.pools);
         let mut names: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -160,14 +158,16 @@ fn can(pool: &PoolStatus, class: &Class) -> bool {
 }
 
 fn is_uncounted(volume: &LocalVolume, observed: Option<Timestamp>) -> bool {
-    let new = volume.meta().creation_timestamp.as_ref().zip(observed).is_none_or(|(made, seen)| made.0 >= seen);
+    let new =
+        volume.meta().creation_timestamp.as_ref().zip(observed).is_none_or(|(made, seen)| made.0 >= seen);
     let making = matches!(volume.phase(), None | Some(Phase::Pending));
     let promised = volume.phase() == Some(Phase::Ready) && new;
     volume.spec.desired == Desired::Present && (making || promised)
 }
 
 fn bytes_of(volume: &LocalVolume) -> u64 {
-    let size = volume.status.as_ref().and_then(|status| status.size_bytes).unwrap_or(volume.spec.required_bytes);
+    let size =
+        volume.status.as_ref().and_then(|status| status.size_bytes).unwrap_or(volume.spec.required_bytes);
     match u64::try_from(size).unwrap_or_default() {
         0 => size::DEFAULT,
         bytes => bytes,
@@ -189,8 +189,9 @@ pub(super) fn candidates(
              allowedTopologies"
         ))),
         Way::Source(node) => only(sites, node, spent, "the source"),
-        Way::Chosen(node) => only(sites, node, spent, "the scheduler's choice")
-            .and_then(|sites| with_room(sites, bytes)),
+        Way::Chosen(node) => {
+            only(sites, node, spent, "the scheduler's choice").and_then(|sites| with_room(sites, bytes))
+        }
         Way::Walk => {
             let sites: Vec<_> = sites.into_iter().filter(|site| allowed(&site.node)).collect();
             if sites.is_empty() {
@@ -217,7 +218,8 @@ fn only(sites: Vec<Site>, node: &NodeName, spent: &[String], what: &str) -> Resu
 
 fn with_room(sites: Vec<Site>, bytes: Option<u64>) -> Result<Vec<Site>> {
     let most = sites.first().map_or(0, |site| site.room);
-    let sites: Vec<_> = sites.into_iter().filter(|site| bytes.is_none_or(|bytes| site.room >= bytes)).collect();
+    let sites: Vec<_> =
+        sites.into_iter().filter(|site| bytes.is_none_or(|bytes| site.room >= bytes)).collect();
     if sites.is_empty() {
         return Err(Error::NoSpace(format!(
             "no node has room for {} bytes in this pool; the most that is free is {most}",

@@ -98,7 +98,9 @@ impl Controller {
             let failed = object.phase() == Some(Phase::Failed);
             match failure {
                 _ if object.is_leaving() => Some(Outcome::Leaving),
-                Some(error) if failed && error.is_final() => Some(Outcome::Failed(error, Box::new(object.clone()))),
+                Some(error) if failed && error.is_final() => {
+                    Some(Outcome::Failed(error, Box::new(object.clone())))
+                }
                 Some(error) if error.is_final() => Some(Outcome::Trouble(error.after_commit())),
                 Some(error) => Some(Outcome::Trouble(error)),
                 None if object.phase() == Some(Phase::Lost) => Some(Outcome::Trouble(lost(object))),

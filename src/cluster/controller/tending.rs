@@ -18,14 +18,17 @@ impl Controller {
         loop {
             let tended = self.tend_once(&service).await;
             if let Err(error) = &tended {
-                tracing::warn!(error = error.chain(), "classes and PersistentVolumes cannot be looked through");
+                tracing::warn!(
+                    error = error.chain(),
+                    "classes and PersistentVolumes cannot be looked through"
+                );
             }
             time::sleep(if tended.is_ok() { BEAT } else { SOON }).await;
         }
     }
 
     async fn tend_once(&self, service: &Service) -> Result<()> {
-        self.listed()?;
+        self.listed().await?;
         self.shares().await?.iter().for_each(|share| service.look_after(share));
         self.take_up().await
     }

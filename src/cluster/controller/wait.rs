@@ -89,7 +89,10 @@ impl Controller {
 
 /// The work goes on; the same request again waits for it.
 pub(super) fn still_running<K: Wished>(name: &str) -> Error {
-    Error::Busy(format!("{} {name} is still being worked on; repeat the same request to wait for it", K::NOUN))
+    Error::Busy(format!(
+        "{} {name} is still being worked on; repeat the same request to wait for it",
+        K::NOUN
+    ))
 }
 
 /// Nobody there who could go on.
