@@ -67,6 +67,9 @@ pub struct LocalSnapshotStatus {
     /// The moment it shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creation_time: Option<Time>,
+    /// The identity of the store it lies in, since it was there for the first time: in another one it is `Lost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// Why the wish of this generation is not fulfilled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,

@@ -23,6 +23,10 @@ pub const GROUP: &str = "wharf.csi.dev";
 /// first side effect, and takes it away when nothing is left to do.
 pub const FINALIZER: &str = "wharf.csi.dev/agent";
 
+/// What an agent has found on disk without an object has this label, with the value `true`. Nobody has asked for it:
+/// it is never the result of a CreateVolume or CreateSnapshot, and `Orphaned` until the controller takes the label off.
+pub const ORPHANED_LABEL: &str = "wharf.csi.dev/orphaned";
+
 /// Whether there is to be data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Desired {
