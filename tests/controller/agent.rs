@@ -1,7 +1,7 @@
 //! An agent that does as it is told: a thread that reads the objects of one node and answers them, with a set of names
 //! for a disk.
 
-use crate::bed::Bed;
+use crate::{bed::Bed, support::eventually};
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -55,6 +55,7 @@ pub struct Agent {
     manner: Arc<Mutex<Manner>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    shown: Arc<AtomicBool>,
 }
 
 /// What an agent reports of its only pool.
@@ -81,7 +82,9 @@ impl Agent {
             node: node.to_owned(),
             disk: Arc::clone(&disk),
             renewed: None,
+            shown: Arc::default(),
         };
+        let shown = Arc::clone(&work.shown);
         let (manner, ending) = (Arc::clone(&told), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -94,7 +97,9 @@ impl Agent {
                 thread::sleep(LOOK);
             }
         });
-        Self { node: node.to_owned(), disk, manner: told, stop, thread: Some(thread) }
+        let agent = Self { node: node.to_owned(), disk, manner: told, stop, thread: Some(thread), shown };
+        eventually("the agent shows that it is alive", 30, || agent.shown.load(Ordering::Relaxed));
+        agent
     }
 
     pub fn behave(&self, manner: Manner) {
@@ -133,6 +138,7 @@ struct Work {
     node: String,
     disk: Disk,
     renewed: Option<Instant>,
+    shown: Arc<AtomicBool>,
 }
 
 impl Work {
@@ -256,6 +262,7 @@ impl Work {
             other => drop(other?),
         }
         self.renewed = Some(Instant::now());
+        self.shown.store(true, Ordering::Relaxed);
         Ok(())
     }
 }

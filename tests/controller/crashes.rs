@@ -310,7 +310,7 @@ fn snapshot_whose_agent_died_before_it_saw_it() {
         let it = WithVolume::new();
         it.agent.behave(Manner::Sleeps);
         let name = unique("snapshot");
-        let mut dying = it.rig.driver(&[("WHARF_FAILPOINT", "cluster.snapshot.written=kill")]);
+        let dying = it.rig.driver(&[("WHARF_FAILPOINT", "cluster.snapshot.written=kill")]);
         dying.co().snapshot(&name, &it.id).unwrap_err();
         let (rig, node, disk) = (&it.rig, it.agent.node.clone(), it.agent.die());
         assert!(rig.snapshots().get(&key(&name)).is_some());

@@ -3,12 +3,12 @@
 use super::{
     Controller,
     agents::Liveness,
-    objects::{Deleted, ORPHANED, Wished},
+    objects::{Deleted, Wished},
     placement::{Flight, Way, candidates},
     wait::{Ended, nobody, still_running},
 };
 use crate::{
-    cluster::api::{LocalVolume, LocalVolumeSpec, Phase},
+    cluster::api::{Desired, FINALIZER, LocalVolume, LocalVolumeSpec, ORPHANED_LABEL, Phase, SourceKind},
     error::{Error, Result},
     failpoint,
     service::{CreateLocal, Existing, SourceRequest, Volume, Wish},
@@ -16,7 +16,10 @@ use crate::{
 };
 use kube::ResourceExt;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// For a new volume, and for one whose content is copied: the agent's Lease mostly decides earlier.
 const MAKING: Duration = Duration::from_secs(120);
@@ -290,9 +293,7 @@ impl Controller {
         if object.metadata.deletion_timestamp.is_none() {
             self.volumes.delete_this(object).await?;
             failpoint!("cluster.create.old-deleted");
-        } else if object.desired() == crate::cluster::api::Desired::Present
-            && self.is_gone_for_good(object.node_name()).await?
-        {
+        } else if object.desired() == Desired::Present && self.is_gone_for_good(object.node_name()).await? {
             // Given up below; nobody there lets it go.
             self.let_go(object).await?;
             return Ok(Step::Again);
@@ -346,8 +347,7 @@ impl Controller {
         if now.uid() != object.uid() || !self.is_gone_for_good(now.node_name()).await? {
             return Ok(());
         }
-        let others: Vec<_> =
-            now.finalizers().iter().filter(|one| *one != crate::cluster::api::FINALIZER).collect();
+        let others: Vec<_> = now.finalizers().iter().filter(|one| *one != FINALIZER).collect();
         self.volumes.patch(&now, json!({ "metadata": { "finalizers": others } })).await.map(drop)
     }
 
@@ -358,7 +358,7 @@ impl Controller {
             node = object.node_name(),
             "found on a disk, and asked for"
         );
-        let labels = json!({ "metadata": { "labels": { ORPHANED: null } } });
+        let labels = json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } });
         self.volumes.patch(object, labels).await?;
         failpoint!("cluster.create.adopted");
         Ok(())
@@ -404,14 +404,14 @@ pub(super) fn volume_of(object: &LocalVolume) -> Result<Volume> {
     let id = object.id()?;
     let size_bytes = size_of(object).ok_or_else(|| still_running::<LocalVolume>(&object.name_any()))?;
     let source = object.spec.source.as_ref().map(|source| match source.kind {
-        crate::cluster::api::SourceKind::Snapshot => SourceRequest::Snapshot(source.id.clone()),
-        crate::cluster::api::SourceKind::Volume => SourceRequest::Volume(source.id.clone()),
+        SourceKind::Snapshot => SourceRequest::Snapshot(source.id.clone()),
+        SourceKind::Volume => SourceRequest::Volume(source.id.clone()),
     });
     Ok(Volume {
         id: id.to_string(),
         size_bytes,
         // Its node has a record of everything else.
-        context: std::collections::BTreeMap::new(),
+        context: BTreeMap::new(),
         source,
         node: Some(id.node),
     })

@@ -13,31 +13,18 @@ use crate::{
     volume::VolumeId,
 };
 
-/// The condition that agents set `False` with one of the reasons below.
-const HEALTHY: &str = "Healthy";
+/// The condition that agents set `False` with a reason, of what was there once.
+const READY: &str = "Ready";
 
 /// What an agent may name, and how bad that is: the words of the service's own health.
 const REASONS: &[(&str, Severity)] = &[
     ("ImageMissing", Severity::DataLoss),
     ("ImageTruncated", Severity::DataLoss),
-    ("ForeignContent", Severity::DataLoss),
     ("DirectoryMissing", Severity::DataLoss),
-    ("ImageDeleted", Severity::DataLoss),
-    ("Unreadable", Severity::Inaccessible),
-    ("RecordDamaged", Severity::Inaccessible),
     ("PoolUnavailable", Severity::Inaccessible),
-    ("PoolReadOnly", Severity::Inaccessible),
-    ("FilesystemDown", Severity::Inaccessible),
-    ("FilesystemReadOnly", Severity::Inaccessible),
-    ("DeviceDetached", Severity::Inaccessible),
-    ("NotMounted", Severity::Inaccessible),
-    ("MountForeign", Severity::Inaccessible),
-    ("LimitMissing", Severity::Degraded),
-    ("LimitEscaped", Severity::Degraded),
-    ("LimitInconsistent", Severity::Degraded),
-    ("NoDirectIo", Severity::Degraded),
-    ("PoolFull", Severity::Degraded),
-    ("PoolOvercommitted", Severity::Degraded),
+    ("RecordDamaged", Severity::Inaccessible),
+    ("Damaged", Severity::Inaccessible),
+    ("Unavailable", Severity::Inaccessible),
 ];
 
 impl Controller {
@@ -84,11 +71,13 @@ fn told(object: &LocalVolume) -> Vec<Ailment> {
             message: failure.unwrap_or_else(|| "its node has it no more".to_owned()),
         });
     }
+    let is_there = matches!(object.phase(), Some(Phase::Ready | Phase::Orphaned));
     let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    let ill = conditions.filter(|condition| condition.type_ == HEALTHY && condition.status == "False");
+    let ill =
+        conditions.filter(|condition| is_there && condition.type_ == READY && condition.status == "False");
     ailments.extend(ill.map(|condition| {
         let known = REASONS.iter().find(|(reason, _)| *reason == condition.reason);
-        let (reason, severity) = known.copied().unwrap_or(("Unhealthy", Severity::Degraded));
+        let (reason, severity) = known.copied().unwrap_or(("Unreadable", Severity::Inaccessible));
         Ailment { severity, reason, message: condition.message.clone() }
     }));
     ailments

@@ -68,3 +68,26 @@ pub(super) fn paged<T>(page: &Page, entries: impl Iterator<Item = (Key, T)>) -> 
     let last = entries.last().filter(|_| more).map(|(key, _)| *key);
     Ok((entries.into_iter().map(|(_, entry)| entry).collect(), last.map_or(String::new(), token_after)))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn pages_follow_each_other_whatever_is_deleted_between_them() {
+        let key = |n: u128| Key::from_uuid(Uuid::from_u128(n));
+        let entries = |range: &[u128]| range.iter().rev().map(|n| (key(*n), *n)).collect::<Vec<_>>();
+        let of = |all: &[u128], max_entries, token: &str| {
+            paged(&Page { max_entries, token: token.to_owned() }, entries(all).into_iter())
+        };
+        assert_eq!(of(&[1, 2, 3], 0, "").unwrap(), (vec![1, 2, 3], String::new()));
+        assert_eq!(of(&[1, 2, 3], 3, "").unwrap(), (vec![1, 2, 3], String::new()));
+        let (first, token) = of(&[1, 2, 3, 4], 2, "").unwrap();
+        assert_eq!(first, [1, 2]);
+        assert_eq!(of(&[1, 3, 4], 2, &token).unwrap(), (vec![3, 4], String::new()));
+        assert_eq!(of(&[], 2, &token).unwrap(), (vec![], String::new()));
+        assert!(matches!(of(&[1], 2, "odd"), Err(Error::BadToken(_))));
+    }
+}

@@ -6,8 +6,8 @@
 use super::mirror::Mirror;
 use crate::{
     cluster::api::{
-        Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec, Phase,
-        VolumeAccess,
+        Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec,
+        ORPHANED_LABEL, Phase, VolumeAccess,
     },
     error::{Error, Result},
     volume::Key,
@@ -24,9 +24,6 @@ use tokio::time;
 
 /// An API server that takes longer for one request is as good as away.
 const ANSWER: Duration = Duration::from_secs(15);
-
-/// On what an agent has found on its disk without an object: until it is taken off, nobody has asked for it.
-pub(super) const ORPHANED: &str = "wharf.csi.dev/orphaned";
 
 /// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
 const UNKNOWN: &str = "unknown";
@@ -64,8 +61,9 @@ pub(super) trait Wished:
         self.desired() == Desired::Absent || self.meta().deletion_timestamp.is_some()
     }
 
+    /// An agent has found it on its disk, and nobody has asked for it since.
     fn is_orphaned(&self) -> bool {
-        self.labels().contains_key(ORPHANED)
+        self.labels().contains_key(ORPHANED_LABEL)
     }
 
     /// The agent's answer to the wish as it stands now.

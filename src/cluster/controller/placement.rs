@@ -233,3 +233,212 @@ fn with_room(sites: Vec<Site>, bytes: Option<u64>) -> Result<Vec<Site>> {
 pub(super) fn within(sites: Vec<Site>, segments: Option<&BTreeMap<String, String>>) -> Vec<Site> {
     sites.into_iter().filter(|site| segments.is_none_or(|segments| covers(segments, &site.node))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::volume::topology::TOPOLOGY_KEY;
+    use serde_json::{Value, json};
+
+    const GIB: u64 = 1 << 30;
+
+    fn of<K: serde::de::DeserializeOwned>(value: Value) -> Arc<K> {
+        Arc::new(serde_json::from_value(value).unwrap())
+    }
+
+    fn node(name: &str, ready: &str, cordoned: bool) -> Arc<Node> {
+        of(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name },
+            "spec": { "unschedulable": cordoned },
+            "status": { "conditions": [{ "type": "Ready", "status": ready }] } }))
+    }
+
+    fn offer(name: &str, available: u64, pool: &Value) -> Arc<StorageNode> {
+        let mut all = json!({ "name": "default", "uuid": "u", "capacityBytes": 100 * GIB,
+            "availableBytes": available, "directoryLimits": true });
+        for (key, value) in pool.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        of(
+            json!({ "apiVersion": "wharf.csi.dev/v1alpha1", "kind": "StorageNode", "metadata": { "name": name },
+            "spec": {}, "status": { "observedTime": "2026-01-01T12:00:00Z", "pools": [all] } }),
+        )
+    }
+
+    fn volume(name: &str, node: &str, phase: &str, made: &str, bytes: u64) -> Arc<LocalVolume> {
+        of(json!({ "apiVersion": "wharf.csi.dev/v1alpha1", "kind": "LocalVolume",
+            "metadata": { "name": name, "creationTimestamp": made },
+            "spec": { "nodeName": node, "name": name, "pool": "default", "access": "Mount",
+                "requiredBytes": bytes },
+            "status": { "phase": phase } }))
+    }
+
+    struct World {
+        nodes: Vec<Arc<Node>>,
+        offers: Vec<Arc<StorageNode>>,
+        volumes: Vec<Arc<LocalVolume>>,
+        flights: HashMap<String, Flight>,
+    }
+
+    impl World {
+        /// Three nodes with 10, 20 and 30 GiB.
+        fn new() -> Self {
+            let names = ["a", "b", "c"];
+            Self {
+                nodes: names.iter().map(|name| node(name, "True", false)).collect(),
+                offers: names
+                    .iter()
+                    .zip([10, 20, 30])
+                    .map(|(n, room)| offer(n, room * GIB, &json!({})))
+                    .collect(),
+                volumes: Vec::new(),
+                flights: HashMap::new(),
+            }
+        }
+
+        fn sites(&self, class: &Class) -> Vec<Site> {
+            let alive = |name: &str| name != "dead";
+            let view = View {
+                nodes: &self.nodes,
+                offers: &self.offers,
+                volumes: &self.volumes,
+                flights: &self.flights,
+                alive: &alive,
+            };
+            view.sites(class, "pvc-1")
+        }
+
+        fn order(&self) -> Vec<(String, u64)> {
+            let sites = self.sites(&Class::default());
+            sites.into_iter().map(|site| (site.node_name, site.room / GIB)).collect()
+        }
+    }
+
+    fn names(sites: &[Site]) -> Vec<&str> {
+        sites.iter().map(|site| site.node_name.as_str()).collect()
+    }
+
+    fn requirement(requisite: &[&str], preferred: &[&str]) -> Requirement {
+        let all = |names: &[&str]| {
+            names.iter().map(|name| [(TOPOLOGY_KEY.to_owned(), (*name).to_owned())].into()).collect()
+        };
+        Requirement { requisite: all(requisite), preferred: all(preferred) }
+    }
+
+    #[test]
+    fn the_roomiest_comes_first_and_what_is_on_its_way_counts() {
+        let mut world = World::new();
+        assert_eq!(world.order(), [("c".into(), 30), ("b".into(), 20), ("a".into(), 10)]);
+        // Being made; made since the node told; made before; no size asked; given up.
+        world.volumes = vec![
+            volume("1", "c", "Pending", "2026-01-01T11:00:00Z", 9 * GIB),
+            volume("2", "c", "Ready", "2026-01-01T12:00:01Z", 4 * GIB),
+            volume("3", "c", "Ready", "2026-01-01T11:00:00Z", 9 * GIB),
+            volume("4", "b", "Pending", "2026-01-01T11:00:00Z", 0),
+            volume("5", "b", "Failed", "2026-01-01T12:30:00Z", 9 * GIB),
+        ];
+        assert_eq!(world.order(), [("b".into(), 19), ("c".into(), 17), ("a".into(), 10)]);
+        let flight = |node: &str| Flight { node_name: node.into(), pool: "default".into(), bytes: 5 * GIB };
+        // One that the watch shows by now is not counted twice.
+        world.flights = [("1".to_owned(), flight("c")), ("9".to_owned(), flight("b"))].into();
+        assert_eq!(world.order(), [("c".into(), 17), ("b".into(), 14), ("a".into(), 10)]);
+    }
+
+    #[test]
+    fn nodes_that_cannot_take_it_are_left_out() {
+        let mut world = World::new();
+        world.nodes = vec![node("a", "Unknown", false), node("b", "True", true), node("c", "True", false)];
+        world.nodes.push(node("dead", "True", false));
+        world.offers.push(offer("dead", 90 * GIB, &json!({})));
+        world.offers.push(offer("without-node", 90 * GIB, &json!({})));
+        assert_eq!(world.order(), [("c".into(), 30)]);
+        world.offers = vec![offer("c", GIB, &json!({ "uuid": null }))];
+        assert!(world.order().is_empty(), "a pool that cannot be used");
+        world.offers = vec![offer("c", GIB, &json!({ "directoryLimits": false }))];
+        let class = |limit| Class { layout: Layout::Directory, limit, ..Class::default() };
+        assert!(world.sites(&class(None)).is_empty());
+        assert_eq!(world.sites(&class(Some(LimitMode::Advisory))).len(), 1);
+        assert_eq!(world.order().len(), 1);
+    }
+
+    #[test]
+    fn ties_are_spread_by_the_name() {
+        let world =
+            World { offers: ["a", "b", "c"].map(|n| offer(n, GIB, &json!({}))).into(), ..World::new() };
+        let alive = |_: &str| true;
+        let view = View {
+            nodes: &world.nodes,
+            offers: &world.offers,
+            volumes: &[],
+            flights: &HashMap::new(),
+            alive: &alive,
+        };
+        let first = |name: &str| view.sites(&Class::default(), name)[0].node_name.clone();
+        let mut count: BTreeMap<String, usize> = BTreeMap::new();
+        for n in 0..300 {
+            assert_eq!(first(&format!("pvc-{n}")), first(&format!("pvc-{n}")));
+            *count.entry(first(&format!("pvc-{n}"))).or_default() += 1;
+        }
+        assert!(count.len() == 3 && count.values().all(|n| *n > 60), "{count:?}");
+    }
+
+    #[test]
+    fn who_decides_where() {
+        let name = |text: &str| NodeName::parse(text).unwrap();
+        let both = requirement(&["a", "b"], &["b", "a"]);
+        assert_eq!(Way::of(Some(name("a")), &both, true), Way::Source(name("a")));
+        assert_eq!(Way::of(None, &both, true), Way::Chosen(name("b")));
+        assert_eq!(Way::of(None, &both, false), Way::Walk);
+        assert_eq!(Way::of(None, &Requirement::default(), true), Way::Walk);
+    }
+
+    #[test]
+    fn what_may_be_tried() {
+        let world = World::new();
+        let try_ = |way: &Way, requirement: &Requirement, bytes: u64, spent: &[String]| {
+            candidates(world.sites(&Class::default()), way, requirement, Some(bytes * GIB), spent)
+        };
+        let (anywhere, some) = (Requirement::default(), requirement(&["a", "b"], &["a", "b"]));
+        let on = |text: &str| NodeName::parse(text).unwrap();
+        let found = |way: &Way, requirement: &Requirement, bytes| {
+            try_(way, requirement, bytes, &[]).map(|sites| names(&sites).join(" ")).unwrap_or_default()
+        };
+        assert_eq!(found(&Way::Walk, &anywhere, 1), "c b a");
+        assert_eq!(found(&Way::Walk, &some, 1), "b a");
+        assert_eq!(found(&Way::Walk, &anywhere, 15), "c b");
+        assert_eq!(found(&Way::Chosen(on("a")), &some, 1), "a");
+        assert_eq!(found(&Way::Chosen(on("a")), &some, 11), "");
+        assert_eq!(found(&Way::Source(on("b")), &some, 1), "b");
+        // Its node finds out whether a copy needs room of its own.
+        assert_eq!(found(&Way::Source(on("b")), &some, 99), "b");
+        assert_eq!(found(&Way::Source(on("c")), &some, 1), "");
+        let spent = ["c".to_owned(), "b".to_owned()];
+        assert_eq!(names(&try_(&Way::Walk, &anywhere, 1, &spent).unwrap()), ["a"]);
+        for refused in [
+            try_(&Way::Walk, &anywhere, 99, &[]),
+            try_(&Way::Walk, &requirement(&["z"], &[]), 1, &[]),
+            try_(&Way::Chosen(on("c")), &anywhere, 1, &spent),
+            try_(&Way::Walk, &anywhere, 1, &["a".into(), "b".into(), "c".into()]),
+        ] {
+            assert!(matches!(refused, Err(Error::NoSpace(_))), "{refused:?}");
+        }
+        assert_eq!(names(&within(world.sites(&Class::default()), some.requisite.first())), ["a"]);
+        assert_eq!(within(world.sites(&Class::default()), None).len(), 3);
+    }
+
+    #[test]
+    fn a_pool_that_nobody_has_is_for_a_person_to_mend() {
+        let world = World::new();
+        let alive = |_: &str| true;
+        let knows = |offers: &[Arc<StorageNode>], pool: &str| {
+            let view =
+                View { nodes: &world.nodes, offers, volumes: &[], flights: &HashMap::new(), alive: &alive };
+            view.knows_pool(pool)
+        };
+        assert!(knows(&world.offers, "default").is_ok());
+        assert!(
+            matches!(knows(&world.offers, "fast"), Err(Error::Invalid(text)) if text.contains("default"))
+        );
+        assert!(matches!(knows(&[], "fast"), Err(Error::Unavailable(_))));
+    }
+}

@@ -4,11 +4,11 @@ use super::{
     Controller,
     agents::Liveness,
     create::LEAVING,
-    objects::{Deleted, ORPHANED, Wished},
+    objects::{Deleted, Wished},
     wait::{Ended, nobody, still_running},
 };
 use crate::{
-    cluster::api::{Desired, LocalSnapshot, LocalSnapshotSpec, Phase},
+    cluster::api::{Desired, LocalSnapshot, LocalSnapshotSpec, ORPHANED_LABEL, Phase},
     error::{Error, Result},
     failpoint,
     service::{CreateSnapshot, Snapshot},
@@ -48,7 +48,7 @@ impl Controller {
                 }
             }
             if object.is_orphaned() {
-                let labels = json!({ "metadata": { "labels": { ORPHANED: null } } });
+                let labels = json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } });
                 self.snapshots.patch(&object, labels).await?;
                 failpoint!("cluster.snapshot.adopted");
                 continue;
