@@ -36,6 +36,14 @@ fn a_volume_lives_and_dies_on_its_node() {
     assert_eq!((grown.capacity_bytes, grown.node_expansion_required), (3 << 20, true));
     assert_eq!(co.expand(&volume.volume_id, 1 << 20).unwrap().capacity_bytes, 3 << 20);
 
+    let too_small = csi::ControllerExpandVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        capacity_range: Some(csi::CapacityRange { required_bytes: 1, limit_bytes: 2 << 20 }),
+        ..Default::default()
+    };
+    let too_small = co.call(|mut c| async move { c.controller.controller_expand_volume(too_small).await });
+    assert_eq!(too_small.unwrap_err().code(), Code::OutOfRange);
+
     let cut = unique("snapshot");
     let snapshot = co.snapshot(&cut, &volume.volume_id).unwrap();
     assert_eq!(co.snapshot(&cut, &volume.volume_id).unwrap(), snapshot);

@@ -66,8 +66,10 @@ impl Controller {
                     match placed {
                         Ok(Some(object)) => object,
                         Ok(None) => continue,
-                        // The node that was tried tells more than that there is no other.
-                        Err(error) => return Err(last.unwrap_or(error)),
+                        // The node that was tried tells more than that there is no other. What is not final may have
+                        // been written.
+                        Err(error) if error.is_final() => return Err(last.unwrap_or(error)),
+                        Err(error) => return Err(error),
                     }
                 }
             };
@@ -291,7 +293,8 @@ impl Controller {
     /// An earlier volume of this name is on its way out, or an attempt is that came to nothing.
     async fn see_off(&self, object: &LocalVolume) -> Result<Step> {
         if object.metadata.deletion_timestamp.is_none() {
-            self.volumes.delete_this(object).await?;
+            let Some(object) = self.wish_absent(&self.volumes, object).await? else { return Ok(Step::Again) };
+            self.volumes.delete_this(&object).await?;
             failpoint!("cluster.create.old-deleted");
         } else if object.desired() == Desired::Present && self.is_gone_for_good(object.node_name()).await? {
             // Given up below; nobody there lets it go.

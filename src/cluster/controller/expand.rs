@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     failpoint,
     service::{ExpandVolume, Expanded},
-    volume::VolumeId,
+    volume::{VolumeId, size},
 };
 use kube::ResourceExt;
 use serde_json::json;
@@ -28,6 +28,7 @@ impl Controller {
             if let Some(capability) = &request.capability {
                 super::capability::check(capability, &object)?;
             }
+            check_limit(&object, request)?;
             if object.is_orphaned() {
                 self.adopt(&object).await?;
                 continue;
@@ -83,6 +84,20 @@ impl Controller {
             Ok(Some(_)) => error,
             Ok(None) | Err(_) => error.after_commit(),
         }
+    }
+}
+
+/// No size that it can have is within the limit: nothing is written for that.
+fn check_limit(object: &LocalVolume, request: &ExpandVolume) -> Result<()> {
+    let size = object.status.as_ref().and_then(|status| status.size_bytes).unwrap_or_default();
+    let least = size::round_up(request.range.required).max(u64::try_from(size).unwrap_or_default());
+    match request.range.limit {
+        Some(limit) if least > limit => Err(Error::OutOfRange(format!(
+            "volume {} has {size} bytes and grows in blocks of {}; limit_bytes is too small",
+            object.name_any(),
+            size::BLOCK
+        ))),
+        _ => Ok(()),
     }
 }
 

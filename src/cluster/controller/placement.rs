@@ -65,7 +65,7 @@ impl Way {
             return Self::Source(node);
         }
         let first = requirement.preferred.first().filter(|_| selected);
-        match first.and_then(|segments| node_of(segments)) {
+        match first.and_then(node_of) {
             Some(node) => Self::Chosen(node),
             None => Self::Walk,
         }

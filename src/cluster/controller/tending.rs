@@ -7,29 +7,34 @@ use kube::ResourceExt;
 use std::{sync::Arc, time::Duration};
 use tokio::time;
 
-/// How often.
-const BEAT: Duration = Duration::from_secs(300);
-/// Until the watches have shown what there is, and after a failure.
+/// How often what agents have found is looked at, and how many of these beats later the shares are.
+const BEAT: Duration = Duration::from_secs(60);
+const BEATS: usize = 5;
+/// After a failure.
 const SOON: Duration = Duration::from_secs(10);
 
 impl Controller {
     /// Until it is dropped.
     pub async fn tend(self: Arc<Self>, service: Arc<Service>) {
+        let mut beat = 0;
         loop {
-            let tended = self.tend_once(&service).await;
+            let tended = self.tend_once(&service, beat % BEATS == 0).await;
             if let Err(error) = &tended {
                 tracing::warn!(
                     error = error.chain(),
                     "classes and PersistentVolumes cannot be looked through"
                 );
             }
+            beat += usize::from(tended.is_ok());
             time::sleep(if tended.is_ok() { BEAT } else { SOON }).await;
         }
     }
 
-    async fn tend_once(&self, service: &Service) -> Result<()> {
+    async fn tend_once(&self, service: &Service, with_shares: bool) -> Result<()> {
         self.listed().await?;
-        self.shares().await?.iter().for_each(|share| service.look_after(share));
+        if with_shares {
+            self.shares().await?.iter().for_each(|share| service.look_after(share));
+        }
         self.take_up().await
     }
 
