@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Standalone(arguments) => commands::standalone::run(&arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "cluster")]
-        Command::Controller(_) => Err("this role is not served yet".into()),
+        Command::Controller(arguments) => commands::controller::run(&arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "cluster")]
         Command::Node(arguments) => commands::node::run(&arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "cluster")]

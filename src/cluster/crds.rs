@@ -22,3 +22,16 @@ pub fn yaml() -> Result<String, String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+
+    #[test]
+    fn what_is_checked_in_is_what_is_printed() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crds.yaml");
+        let kept = std::fs::read_to_string(path).unwrap();
+        assert_eq!(kept, yaml().unwrap(), "write it anew: wharf crds > deploy/crds.yaml");
+    }
+}

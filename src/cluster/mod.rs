@@ -7,5 +7,6 @@
 pub mod agent;
 pub mod api;
 pub mod client;
+pub mod controller;
 pub mod crds;
 mod translate;

@@ -2,6 +2,8 @@
 
 pub mod check;
 #[cfg(feature = "cluster")]
+pub mod controller;
+#[cfg(feature = "cluster")]
 pub mod crds;
 pub mod demo;
 pub mod gc;

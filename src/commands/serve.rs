@@ -33,11 +33,16 @@ pub struct Role<'a> {
     pub service: Arc<Service>,
 }
 
-/// The runtime of a role.
+/// The runtime of a role that works on this host.
 pub fn runtime() -> Result<Runtime, String> {
+    runtime_with(BLOCKING_THREADS)
+}
+
+/// The runtime of a role, with so many threads for work that blocks.
+pub fn runtime_with(blocking_threads: usize) -> Result<Runtime, String> {
     runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(BLOCKING_THREADS)
+        .max_blocking_threads(blocking_threads)
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))

@@ -93,6 +93,15 @@ impl Error {
         }
     }
 
+    /// Whether an orchestrator takes it for final and forgets the attempt: nothing of it may be left then.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Busy(_) | Self::BadToken(_) | Self::Unavailable(_) => false,
+            Self::Os { source, .. } => !source.is_in_the_way() && !source.is_cancelled(),
+            _ => true,
+        }
+    }
+
     /// One word for what kind it is, as events and conditions of a cluster name it.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -37,6 +37,9 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// stays for requests that must not wait for them (Probe, Unpublish, Unstage).
 const SLOTS: usize = 32;
 
+/// The same for a controller, whose nodes do the work: the requests only wait. The sidecars send a hundred each.
+const SLOTS_OF_NODES: usize = 256;
+
 /// How many requests may wait for one NFS server at a time, each on a thread. A server that is silent holds up
 /// its own requests alone. Copies, which may take hours, have [`COPIES`] slots beside these.
 const SLOTS_OF_SERVER: usize = 24;
@@ -56,7 +59,7 @@ pub struct Runner {
 impl Runner {
     /// One for a process: joining works across connections.
     pub fn new(service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let slots = Arc::new(Slots::default());
+        let slots = Arc::new(Slots::new(if service.has_nodes() { SLOTS_OF_NODES } else { SLOTS }));
         Self { service, metrics, running: Arc::default(), requests: Arc::default(), slots }
     }
 
@@ -163,13 +166,11 @@ struct Slots {
     servers: Mutex<HashMap<Place, Arc<Semaphore>>>,
 }
 
-impl Default for Slots {
-    fn default() -> Self {
-        Self { local: Arc::new(Semaphore::new(SLOTS)), servers: Mutex::default() }
-    }
-}
-
 impl Slots {
+    fn new(local: usize) -> Self {
+        Self { local: Arc::new(Semaphore::new(local)), servers: Mutex::default() }
+    }
+
     /// `None`: it never waits in line.
     fn of(&self, line: &Line) -> Option<Arc<Semaphore>> {
         let Some(place) = &line.place else { return line.join.map(|_| Arc::clone(&self.local)) };
@@ -304,7 +305,7 @@ mod tests {
 
     #[test]
     fn copies_do_not_hold_up_what_else_a_server_is_asked() {
-        let slots = Slots::default();
+        let slots = Slots::new(SLOTS);
         let of = |server: &str, copies| {
             let place = Some(Place { server: server.into(), copies });
             slots.of(&Line { join: Some(Uuid::nil()), place }).unwrap()

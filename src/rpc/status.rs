@@ -120,6 +120,8 @@ mod tests {
         ];
         for (error, expected) in rows {
             assert_eq!(code(&error), expected, "{error:?}");
+            let is_final = !matches!(expected, Code::Aborted | Code::Unavailable);
+            assert_eq!(error.is_final(), is_final, "{error:?}");
         }
     }
 }

@@ -52,7 +52,12 @@ impl Service {
         if let Some(nodes) = self.nodes() {
             return nodes.capacity(class, request);
         }
-        let Some((class, filesystem)) = self.possible(class, request) else { return Capacity::default() };
+        if request.topology.as_ref().is_some_and(|segments| !covers(segments, &self.node)) {
+            return Capacity::default();
+        }
+        let Some(filesystem) = filesystem_for(class, &request.capabilities) else {
+            return Capacity::default();
+        };
         let room = self.store.pool(class.pool()).and_then(|pool| {
             if class.layout == Layout::Directory {
                 limits::check(&pool, class.limit.unwrap_or(LimitMode::Enforced))?;
@@ -72,27 +77,22 @@ impl Service {
             }
         }
     }
+}
 
-    fn possible<'a>(
-        &self,
-        class: &'a Class,
-        request: &GetCapacity,
-    ) -> Option<(&'a Class, Option<Filesystem>)> {
-        if request.topology.as_ref().is_some_and(|segments| !covers(segments, &self.node)) {
-            return None;
-        }
-        let mut filesystem = class.filesystem;
-        let mut block = false;
-        for capability in &request.capabilities {
-            capability.check_local().ok()?;
-            block |= capability.access() == Access::Block;
-            filesystem = filesystem.or(capability.filesystem().ok()?);
-        }
-        match class.layout {
-            Layout::Directory if block || filesystem.is_some() => None,
-            Layout::Directory => Some((class, None)),
-            Layout::Image if block => Some((class, None)),
-            Layout::Image => Some((class, Some(filesystem.unwrap_or(Filesystem::Ext4)))),
-        }
+/// What is inside the volumes that a class would give for these capabilities (`Some(None)`: nothing is);
+/// `None`: it gives none.
+pub fn filesystem_for(class: &Class, capabilities: &[Capability]) -> Option<Option<Filesystem>> {
+    let mut filesystem = class.filesystem;
+    let mut block = false;
+    for capability in capabilities {
+        capability.check_local().ok()?;
+        block |= capability.access() == Access::Block;
+        filesystem = filesystem.or(capability.filesystem().ok()?);
+    }
+    match class.layout {
+        Layout::Directory if block || filesystem.is_some() => None,
+        Layout::Directory => Some(None),
+        Layout::Image if block => Some(None),
+        Layout::Image => Some(Some(filesystem.unwrap_or(Filesystem::Ext4))),
     }
 }

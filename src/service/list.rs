@@ -269,7 +269,8 @@ pub(super) fn both<L: Into<T>, T>(
     Ok((entries, next.map_or(String::new(), Position::token)))
 }
 
-pub(super) fn parse_token(token: &str) -> Result<Option<Key>> {
+/// The key that the page after `token` begins behind; `None`: from the start.
+pub fn parse_token(token: &str) -> Result<Option<Key>> {
     if token.is_empty() {
         return Ok(None);
     }
@@ -280,6 +281,6 @@ pub(super) fn parse_token(token: &str) -> Result<Option<Key>> {
 }
 
 /// The token that continues after `key`.
-pub(super) fn token_after(key: Key) -> String {
+pub fn token_after(key: Key) -> String {
     format!("{TOKEN}{key}")
 }

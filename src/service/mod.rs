@@ -23,7 +23,7 @@ mod stats;
 mod target;
 
 pub use answer::{Snapshot, Volume};
-pub use capacity::{AnyClass, Capacity, GetCapacity};
+pub use capacity::{AnyClass, Capacity, GetCapacity, filesystem_for};
 pub use census::{Census, PoolCensus};
 pub use create::{Claim, CreateLocal, CreateVolume, Existing, SourceRequest, Wish};
 pub use delete::{DeleteSnapshot, DeleteVolume};
@@ -31,11 +31,14 @@ pub use expand::{ExpandNode, ExpandVolume, Expanded};
 pub use health::{
     Ailment, GetVolumeHealth, Health, ListHealth, Look, NodeHealth, PoolAilment, Severity, at_rest,
 };
-pub use list::{GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Listed, Page, ValidateVolume};
+pub use list::{
+    GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Listed, Page, ValidateVolume, parse_token,
+    token_after,
+};
 pub use nodes::Nodes;
 pub use publish::{Publish, Unpublish};
 pub use snapshot::CreateSnapshot;
-pub use stage::{Stage, Unstage};
+pub use stage::{Stage, Unstage, check_shape};
 pub use stats::{Amount, Figures, GetStats};
 pub use target::TargetPath;
 
@@ -133,6 +136,16 @@ impl Service {
     /// The pools.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Looks after a share from now on: its volumes are listed, and what was left there is purged.
+    pub fn look_after(&self, share: &nfs::At) {
+        self.shares.look_after(share);
+    }
+
+    /// Whether local volumes lie on other nodes.
+    pub fn has_nodes(&self) -> bool {
+        self.nodes.is_some()
     }
 
     /// What the servers of shares have in use.

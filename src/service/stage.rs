@@ -26,7 +26,8 @@ use crate::{
     },
     store::Kind,
     volume::{
-        Access, Capability, Key, Layout, Provisioning, VolumeId, VolumeRecord, capability::MountOptions, nfs,
+        Access, Capability, Key, Layout, Provisioning, Shape, VolumeId, VolumeRecord,
+        capability::MountOptions, nfs,
     },
 };
 use std::{
@@ -179,20 +180,23 @@ fn wait_detached(key: Key, image: &Path) -> Result<()> {
 }
 
 pub(super) fn check_capability(capability: &Capability, record: &VolumeRecord) -> Result<()> {
-    let exceeds = |what: String| Err(Error::Refused(format!("volume {} {what}", record.id())));
-    if capability.access() != record.shape.access {
-        return exceeds(format!("is {}, not {}", record.shape.access, capability.access()));
+    check_shape(capability, record.shape, &record.id())
+}
+
+/// Whether a volume of this shape can do what is asked of it.
+pub fn check_shape(capability: &Capability, shape: Shape, id: &VolumeId) -> Result<()> {
+    let exceeds = |what: String| Err(Error::Refused(format!("volume {id} {what}")));
+    if capability.access() != shape.access {
+        return exceeds(format!("is {}, not {}", shape.access, capability.access()));
     }
     if !capability.mode.is_possible_locally() {
         return exceeds("lies on one node: MULTI_NODE_*_WRITER is impossible".into());
     }
-    match (capability.filesystem()?, record.shape.filesystem) {
+    match (capability.filesystem()?, shape.filesystem) {
         (Some(wanted), Some(has)) if wanted != has => {
             exceeds(format!("holds {}, not {}", image::name(has), image::name(wanted)))
         }
-        (Some(wanted), None) => {
-            exceeds(format!("is a {}; it holds no {}", record.shape, image::name(wanted)))
-        }
+        (Some(wanted), None) => exceeds(format!("is a {shape}; it holds no {}", image::name(wanted))),
         _ => Ok(()),
     }
 }

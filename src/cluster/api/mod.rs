@@ -2,6 +2,8 @@
 //!
 //! `wharf crds` prints their definitions from these types; `deploy/crds.yaml` is that text.
 
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a name and a type")]
+
 mod local_snapshot;
 mod local_volume;
 mod storage_node;

@@ -135,6 +135,11 @@ impl Shares {
         self.remote.servers()
     }
 
+    /// As if a request had named it.
+    pub fn look_after(&self, at: &At) {
+        self.uses(at);
+    }
+
     /// Notes that a share is used; the first time what dead controllers left there is looked for.
     fn uses(&self, at: &At) -> Share {
         if self.known.note(at) {

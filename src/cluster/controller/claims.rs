@@ -1,0 +1,110 @@
+//! What Kubernetes itself knows of volumes: claims, PersistentVolumes, and the shares in its classes.
+
+use super::{
+    Controller,
+    objects::{answer, get},
+};
+use crate::{
+    error::{Error, Result},
+    service::{Claim, nfs::At},
+    volume::nfs::{self, AnyVolumeId, Settings},
+};
+use k8s_openapi::api::{
+    core::v1::{CSIPersistentVolumeSource, Namespace, PersistentVolume, PersistentVolumeClaim},
+    storage::v1::StorageClass,
+};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use std::collections::HashSet;
+
+/// The scheduler's choice for a claim that waits for its first consumer.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// PersistentVolumes that are read at a time.
+const PAGE: u32 = 500;
+
+impl Controller {
+    /// Whether the scheduler has chosen a node for the claim: its class is WaitForFirstConsumer then.
+    pub(super) async fn has_selected_node(&self, claim: &Claim) -> Result<bool> {
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &claim.namespace);
+        let found = get(&claims, &claim.name, "claim").await?;
+        Ok(found.is_some_and(|claim| claim.annotations().contains_key(SELECTED_NODE)))
+    }
+
+    /// Whether a PersistentVolume has this handle.
+    pub(super) async fn has_persistent_volume(&self, id: &str) -> Result<bool> {
+        let mut found = false;
+        self.persistent_volumes(|source| found |= source.volume_handle == id).await?;
+        Ok(found)
+    }
+
+    /// The handles of this driver's PersistentVolumes.
+    pub(super) async fn handles(&self) -> Result<HashSet<String>> {
+        let mut handles = HashSet::new();
+        self.persistent_volumes(|source| {
+            handles.insert(source.volume_handle.clone());
+        })
+        .await?;
+        Ok(handles)
+    }
+
+    /// Shows each of this driver's; a page at a time, so that ten thousand never are in memory.
+    async fn persistent_volumes(&self, mut show: impl FnMut(&CSIPersistentVolumeSource)) -> Result<()> {
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let listed = answer(api.list(&page))
+                .await
+                .map_err(|trouble| trouble.doing("listing PersistentVolumes"))?;
+            for source in listed.items.iter().filter_map(|volume| volume.spec.as_ref()?.csi.as_ref()) {
+                if source.driver == self.settings.driver_name {
+                    show(source);
+                }
+            }
+            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The shares that this driver's classes and PersistentVolumes name.
+    pub async fn shares(&self) -> Result<Vec<At>> {
+        let mut shares = Vec::new();
+        self.persistent_volumes(|source| shares.extend(share_of_volume(source))).await?;
+        let api = Api::<StorageClass>::all(self.client.clone());
+        let classes = answer(api.list(&ListParams::default())).await;
+        let classes = classes.map_err(|trouble| trouble.doing("listing StorageClasses"))?;
+        let ours = classes.items.iter().filter(|class| class.provisioner == self.settings.driver_name);
+        shares.extend(ours.filter_map(share_of_class));
+        shares.sort_by(|a, b| a.share.cmp(&b.share));
+        shares.dedup_by(|a, b| a.share == b.share);
+        Ok(shares)
+    }
+}
+
+/// An id says how its server is reached.
+fn share_of_volume(source: &CSIPersistentVolumeSource) -> Option<At> {
+    match AnyVolumeId::parse(&source.volume_handle)? {
+        AnyVolumeId::Nfs(id) => Some(At { share: id.share, connection: id.connection }),
+        // Written by hand, or by csi-driver-nfs: there is no store that would have to be looked through.
+        AnyVolumeId::Local(_) | AnyVolumeId::Legacy(_) => None,
+    }
+}
+
+fn share_of_class(class: &StorageClass) -> Option<At> {
+    let parsed = nfs::Class::parse(class.parameters.as_ref()?).ok()?;
+    // As a request would have it: the parameter is stronger than the class's own list.
+    let options = class.mount_options.clone().unwrap_or_default().join(",");
+    let settings = Settings::parse_list(&options).ok()?.overridden_by(parsed.options).resolve().ok()?;
+    Some(At { share: parsed.share, connection: settings.connection().clone() })
+}
+
+/// What tells clusters apart: the uid of the namespace kube-system, which lives as long as its cluster.
+pub async fn cluster_uid(client: &Client) -> Result<String> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let found = get(&namespaces, "kube-system", "namespace").await?;
+    found.and_then(|namespace| namespace.uid()).ok_or_else(|| {
+        Error::Unavailable(
+            "there is no namespace kube-system, whose uid tells this cluster from others".into(),
+        )
+    })
+}

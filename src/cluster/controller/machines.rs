@@ -1,0 +1,74 @@
+//! The cluster's Nodes: which there are, which can take volumes, and since when one is gone.
+
+use super::{mirror::Mirror, objects};
+use crate::{error::Result, volume::NodeName};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus};
+use kube::{Api, Client, Resource, ResourceExt};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// All Nodes.
+#[derive(Debug)]
+pub(super) struct Machines {
+    api: Api<Node>,
+    pub(super) mirror: Mirror<Node>,
+    /// Since when this process knows that a Node is not there. A restart begins anew: it is a time at least.
+    missing: Mutex<HashMap<String, Instant>>,
+}
+
+impl Machines {
+    pub(super) fn watch(client: Client) -> Self {
+        let api = Api::all(client);
+        let mirror = Mirror::start(api.clone(), Default::default(), trim);
+        Self { api, mirror, missing: Mutex::default() }
+    }
+
+    /// The name of the Node with this topology value; `None`: there is none now.
+    pub(super) fn name_of(&self, node: &NodeName) -> Option<String> {
+        // Nearly always they are the same.
+        if self.mirror.get(node.as_str()).is_some() {
+            return Some(node.as_str().to_owned());
+        }
+        let all = self.mirror.all();
+        all.iter().map(|found| found.name_any()).find(|name| NodeName::of_node(name) == *node)
+    }
+
+    /// For how long there has been no such Node; `None`: there is one.
+    pub(super) async fn missing_for(&self, node_name: &str) -> Result<Option<Duration>> {
+        let is_there = self.mirror.get(node_name).is_some()
+            || objects::get(&self.api, node_name, "node").await?.is_some();
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_there {
+            missing.remove(node_name);
+            return Ok(None);
+        }
+        Ok(Some(missing.entry(node_name.to_owned()).or_insert_with(Instant::now).elapsed()))
+    }
+}
+
+/// New volumes may go there: it is ready and not cordoned.
+pub(super) fn takes_volumes(node: &Node) -> bool {
+    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready =
+        conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
+    !cordoned && ready && node.meta().deletion_timestamp.is_none()
+}
+
+/// Of each Node only what is asked for: a real one has the list of its images.
+fn trim(node: &mut Node) {
+    node.metadata.managed_fields = None;
+    node.metadata.annotations = None;
+    node.spec =
+        node.spec.take().map(|spec| NodeSpec { unschedulable: spec.unschedulable, ..NodeSpec::default() });
+    node.status = node.status.take().map(|status| NodeStatus {
+        conditions: status.conditions.map(|mut all| {
+            all.retain(|condition| condition.type_ == "Ready");
+            all
+        }),
+        ..NodeStatus::default()
+    });
+}

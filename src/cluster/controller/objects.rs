@@ -1,0 +1,328 @@
+//! Objects of one kind: what volumes and snapshots have in common, and the calls to the API server about them.
+//!
+//! Every write is conditional: a create is exclusive by its name, a patch and a deletion name what they were decided
+//! on. Who loses reads again.
+
+use super::mirror::Mirror;
+use crate::{
+    cluster::api::{
+        Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec,
+        ORPHANED_LABEL, Phase, VolumeAccess,
+    },
+    error::{Error, Result},
+    volume::Key,
+};
+use k8s_openapi::ClusterResourceScope;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
+use tokio::time;
+
+/// An API server that takes longer for one request is as good as away.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
+const UNKNOWN: &str = "unknown";
+
+/// Written by the controller, made true by the agent of one node.
+pub(super) trait Wished:
+    Resource<DynamicType = (), Scope = ClusterResourceScope>
+    + Clone
+    + fmt::Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// As messages call it.
+    const NOUN: &'static str;
+
+    fn node_name(&self) -> &str;
+    fn desired(&self) -> Desired;
+    /// `None`: its agent has said nothing yet.
+    fn phase(&self) -> Option<Phase>;
+    fn observed_generation(&self) -> i64;
+    fn failure(&self) -> Option<&Failure>;
+    /// What stands in for an object that is lost, so that its agent deletes what it may still have.
+    fn stand_in(key: Key, node_name: &str) -> Self;
+
+    /// An agent has taken it on: from then on there may be side effects.
+    fn is_accepted(&self) -> bool {
+        self.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+    }
+
+    /// It is being deleted, or is to be.
+    fn is_leaving(&self) -> bool {
+        self.desired() == Desired::Absent || self.meta().deletion_timestamp.is_some()
+    }
+
+    /// An agent has found it on its disk, and nobody has asked for it since.
+    fn is_orphaned(&self) -> bool {
+        self.labels().contains_key(ORPHANED_LABEL)
+    }
+
+    /// The agent's answer to the wish as it stands now.
+    fn failure_now(&self) -> Option<Error> {
+        let now = self.meta().generation.unwrap_or_default();
+        self.failure().filter(|_| self.observed_generation() == now).map(Error::from)
+    }
+
+    /// The agent says that it cannot be made, and that nothing of it is left.
+    fn has_failed(&self) -> bool {
+        self.phase() == Some(Phase::Failed) && self.failure_now().is_some()
+    }
+}
+
+impl Wished for LocalVolume {
+    const NOUN: &'static str = "volume";
+
+    fn node_name(&self) -> &str {
+        &self.spec.node_name
+    }
+
+    fn desired(&self) -> Desired {
+        self.spec.desired
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.status.as_ref().map(|status| status.phase)
+    }
+
+    fn observed_generation(&self) -> i64 {
+        self.status.as_ref().map_or(0, |status| status.observed_generation)
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        self.status.as_ref()?.failure.as_ref()
+    }
+
+    fn stand_in(key: Key, node_name: &str) -> Self {
+        let spec = LocalVolumeSpec {
+            node_name: node_name.to_owned(),
+            name: UNKNOWN.to_owned(),
+            pool: UNKNOWN.to_owned(),
+            parameters: BTreeMap::new(),
+            access: VolumeAccess::Mount,
+            filesystem: None,
+            required_bytes: 0,
+            limit_bytes: 0,
+            source: None,
+            desired: Desired::Absent,
+        };
+        with_finalizer(Self::new(&key.to_string(), spec))
+    }
+}
+
+impl Wished for LocalSnapshot {
+    const NOUN: &'static str = "snapshot";
+
+    fn node_name(&self) -> &str {
+        &self.spec.node_name
+    }
+
+    fn desired(&self) -> Desired {
+        self.spec.desired
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.status.as_ref().map(|status| status.phase)
+    }
+
+    fn observed_generation(&self) -> i64 {
+        self.status.as_ref().map_or(0, |status| status.observed_generation)
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        self.status.as_ref()?.failure.as_ref()
+    }
+
+    fn stand_in(key: Key, node_name: &str) -> Self {
+        let spec = LocalSnapshotSpec {
+            node_name: node_name.to_owned(),
+            name: UNKNOWN.to_owned(),
+            source_volume_id: UNKNOWN.to_owned(),
+            desired: Desired::Absent,
+        };
+        with_finalizer(Self::new(&key.to_string(), spec))
+    }
+}
+
+/// It stays until its agent has looked, however long that takes.
+fn with_finalizer<K: Resource>(mut object: K) -> K {
+    object.finalizers_mut().push(FINALIZER.to_owned());
+    object
+}
+
+/// All objects of a kind.
+#[derive(Debug)]
+pub(super) struct Objects<K: Wished> {
+    api: Api<K>,
+    /// What the watch has seen: for lists and waiting, and never for a decision that loses something.
+    pub(super) mirror: Mirror<K>,
+}
+
+/// How a deletion went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deleted {
+    /// There is no such object any more.
+    Gone,
+    /// It waits for its finalizers.
+    Leaving,
+    /// It is not what it was when this was decided.
+    Changed,
+}
+
+impl<K: Wished> Objects<K> {
+    pub(super) fn new(client: Client) -> Self {
+        let api = Api::all(client);
+        Self { mirror: Mirror::start(api.clone(), Default::default(), |object: &mut K| trim(object)), api }
+    }
+
+    /// As the API server has it now.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<K>> {
+        get(&self.api, name, K::NOUN).await
+    }
+
+    /// The same, where what the watch has seen will do.
+    pub(super) async fn look(&self, name: &str) -> Result<Option<Arc<K>>> {
+        match self.mirror.get(name) {
+            Some(object) => Ok(Some(object)),
+            None => Ok(self.get(name).await?.map(Arc::new)),
+        }
+    }
+
+    /// `None`: there is one of this name.
+    pub(super) async fn create(&self, object: &K) -> Result<Option<K>> {
+        let doing = || format!("creating the object of {} {}", K::NOUN, object.name_any());
+        match answer(self.api.create(&by_us(), object)).await {
+            Ok(object) => Ok(Some(object)),
+            Err(Trouble::Api(status)) if status.reason == "AlreadyExists" => Ok(None),
+            Err(trouble) => Err(trouble.doing(&doing())),
+        }
+    }
+
+    /// Merges `change` into the object, if it is what it was; `None`: it is not.
+    pub(super) async fn patch(&self, object: &K, mut change: Value) -> Result<Option<K>> {
+        let name = object.name_any();
+        change["metadata"]["resourceVersion"] = json!(object.resource_version());
+        change["metadata"]["uid"] = json!(object.uid());
+        let parameters = PatchParams { field_manager: by_us().field_manager, ..PatchParams::default() };
+        match answer(self.api.patch(&name, &parameters, &Patch::Merge(change))).await {
+            Ok(object) => Ok(Some(object)),
+            Err(Trouble::Api(status)) if status.code == 409 || is_missing(&status) => Ok(None),
+            Err(trouble) => Err(trouble.doing(&format!("changing the object of {} {name}", K::NOUN))),
+        }
+    }
+
+    /// Deletes it if it is as it was when it was read.
+    pub(super) async fn delete_unchanged(&self, object: &K) -> Result<Deleted> {
+        self.delete(object, object.resource_version()).await
+    }
+
+    /// Deletes it, whatever has been written to it since; never another one of its name.
+    pub(super) async fn delete_this(&self, object: &K) -> Result<Deleted> {
+        self.delete(object, None).await
+    }
+
+    async fn delete(&self, object: &K, resource_version: Option<String>) -> Result<Deleted> {
+        let name = object.name_any();
+        let preconditions = Some(Preconditions { resource_version, uid: object.uid() });
+        let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+        match answer(self.api.delete(&name, &parameters)).await {
+            // What is gone at once is answered with a status or with its last state, which then has no finalizers.
+            Ok(left) => Ok(match left.left() {
+                Some(object) if !object.finalizers().is_empty() => Deleted::Leaving,
+                _ => Deleted::Gone,
+            }),
+            Err(Trouble::Api(status)) if is_missing(&status) => Ok(Deleted::Gone),
+            Err(Trouble::Api(status)) if status.code == 409 => Ok(Deleted::Changed),
+            Err(trouble) => Err(trouble.doing(&format!("deleting the object of {} {name}", K::NOUN))),
+        }
+    }
+}
+
+/// Any object, as the API server has it now; `noun` is for messages.
+pub(super) async fn get<K>(api: &Api<K>, name: &str, noun: &str) -> Result<Option<K>>
+where
+    K: Clone + DeserializeOwned + fmt::Debug,
+{
+    match answer(api.get(name)).await {
+        Ok(object) => Ok(Some(object)),
+        Err(Trouble::Api(status)) if is_missing(&status) => Ok(None),
+        Err(trouble) => Err(trouble.doing(&format!("reading the object of {noun} {name}"))),
+    }
+}
+
+fn by_us() -> PostParams {
+    PostParams { field_manager: Some("wharf-controller".to_owned()), ..PostParams::default() }
+}
+
+/// Who changed which field is of no use here, and the larger part of an object.
+fn trim<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+}
+
+/// Why there is no answer.
+pub(super) enum Trouble {
+    /// The API server's own words.
+    Api(Box<kube::core::Status>),
+    /// It could not be reached, or did not answer, or not what is understood.
+    Away(String),
+}
+
+/// One request, with its time limit.
+pub(super) async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+    match time::timeout(ANSWER, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) => Err(Trouble::Api(status)),
+        Ok(Err(error)) => Err(Trouble::Away(chain(&error))),
+        Err(_) => Err(Trouble::Away(format!("no answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+impl Trouble {
+    /// Never final: what was asked for may have happened.
+    pub(super) fn doing(self, doing: &str) -> Error {
+        Error::Unavailable(match self {
+            Self::Away(why) => format!("{doing}: the API server cannot be reached: {why}"),
+            Self::Api(status) if status.code == 403 => {
+                format!(
+                    "{doing}: the API server forbids it; see the driver's roles (RBAC): {}",
+                    status.message
+                )
+            }
+            Self::Api(status) if status.code == 404 => format!(
+                "{doing}: the API server does not know this kind; apply the driver's CustomResourceDefinitions \
+                 (`wharf crds` prints them)"
+            ),
+            Self::Api(status) => {
+                format!("{doing}: the API server answered {}: {}", status.code, status.message)
+            }
+        })
+    }
+}
+
+/// Nothing has this name. Where the kind itself is unknown the API server answers 404 as well, without naming an object.
+fn is_missing(status: &kube::core::Status) -> bool {
+    status.reason == "NotFound" && status.details.as_ref().is_some_and(|details| !details.name.is_empty())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some of these repeat their causes.
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

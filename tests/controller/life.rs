@@ -1,0 +1,141 @@
+//! A volume's whole life, and two controllers at once.
+
+use crate::{
+    agent::Manner,
+    bed::unique,
+    rig::{GIB, Rig, key, node_of},
+    support::co::Spec,
+};
+use tonic::Code;
+use wharf::{
+    cluster::api::{Desired, Phase},
+    rpc::csi,
+};
+
+#[test]
+fn a_volume_lives_and_dies_on_its_node() {
+    let rig = Rig::new();
+    let agent = rig.served(10 * GIB, Manner::Serves);
+    let driver = rig.driver(&[]);
+    let mut co = driver.co();
+    let (name, spec) = (unique("pvc"), rig.spec());
+
+    let volume = co.create(&name, &spec).unwrap();
+    assert_eq!(node_of(&volume), agent.node);
+    assert_eq!(volume.volume_id, format!("local-{}.{}", key(&name), agent.node));
+    let object = rig.volumes().get(&key(&name)).unwrap();
+    assert_eq!((object.spec.name.as_str(), object.spec.desired), (name.as_str(), Desired::Present));
+    assert_eq!(co.create(&name, &spec).unwrap(), volume, "the same request gives the same answer");
+    let other = rig.spec().size(2 << 20);
+    assert_eq!(co.create(&name, &other).unwrap_err().code(), Code::AlreadyExists);
+    let other = spec.clone().thin();
+    assert_eq!(co.create(&name, &other).unwrap_err().code(), Code::AlreadyExists);
+    assert!(co.volumes().unwrap().contains(&volume.volume_id));
+
+    let grown = co.expand(&volume.volume_id, 3 << 20).unwrap();
+    assert_eq!((grown.capacity_bytes, grown.node_expansion_required), (3 << 20, true));
+    assert_eq!(co.expand(&volume.volume_id, 1 << 20).unwrap().capacity_bytes, 3 << 20);
+
+    let too_small = csi::ControllerExpandVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        capacity_range: Some(csi::CapacityRange { required_bytes: 1, limit_bytes: 2 << 20 }),
+        ..Default::default()
+    };
+    let too_small = co.call(|mut c| async move { c.controller.controller_expand_volume(too_small).await });
+    assert_eq!(too_small.unwrap_err().code(), Code::OutOfRange);
+
+    let cut = unique("snapshot");
+    let snapshot = co.snapshot(&cut, &volume.volume_id).unwrap();
+    assert_eq!(co.snapshot(&cut, &volume.volume_id).unwrap(), snapshot);
+    assert!(co.snapshots().unwrap().contains(&snapshot.snapshot_id));
+    let restored = unique("pvc");
+    let restored = co.restore(&restored, &rig.spec().size(4 << 20), &snapshot.snapshot_id).unwrap();
+    assert_eq!(node_of(&restored), agent.node);
+    let other = co.snapshot(&cut, &restored.volume_id).unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists, "{other}");
+
+    for id in [&volume.volume_id, &restored.volume_id] {
+        co.delete(id).unwrap();
+        co.delete(id).unwrap();
+        assert!(!co.volumes().unwrap().contains(id));
+    }
+    co.delete_snapshot(&snapshot.snapshot_id).unwrap();
+    co.delete_snapshot(&snapshot.snapshot_id).unwrap();
+    assert!(agent.disk.lock().unwrap().is_empty(), "data is left: {:?}", agent.disk);
+    assert!(rig.volumes().get(&key(&name)).is_none() && rig.snapshots().get(&key(&cut)).is_none());
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let rig = Rig::new();
+    let agent = rig.served(10 * GIB, Manner::Serves);
+    let mut driver = rig.driver(&[]);
+    let mut co = driver.co();
+    let id = format!("local-{}.{}", key(&unique("never")), agent.node);
+    for (what, status) in [
+        ("expand", co.expand(&id, GIB as u64).unwrap_err()),
+        ("snapshot", co.snapshot(&unique("snapshot"), &id).unwrap_err()),
+        ("restore", co.restore(&unique("pvc"), &rig.spec(), "no-id").unwrap_err()),
+    ] {
+        assert_eq!(status.code(), Code::NotFound, "{what}: {status}");
+    }
+    let unknown = co.create(&unique("pvc"), &Spec::new().pool("no-such-pool").size(1 << 20)).unwrap_err();
+    assert_eq!(unknown.code(), Code::InvalidArgument, "{unknown}");
+    assert!(unknown.message().contains(&rig.pool), "{unknown}");
+    // An id that parses and stands for nothing: its node is asked.
+    co.delete(&id).unwrap();
+    assert!(driver.terminate().success(), "{}", driver.log());
+}
+
+#[test]
+fn a_health_call_tells_of_what_its_agent_says() {
+    let rig = Rig::new();
+    let agent = rig.served(10 * GIB, Manner::Serves);
+    let driver = rig.driver(&[]);
+    let mut co = driver.co();
+    let name = unique("pvc");
+    let id = co.create(&name, &rig.spec()).unwrap().volume_id;
+    let mut health = || {
+        let request = csi::ControllerGetVolumeHealthRequest { volume_id: id.clone(), ..Default::default() };
+        co.call(|mut client| async move { client.controller.controller_get_volume_health(request).await })
+            .unwrap()
+    };
+    let healthy = format!("{:?}", health());
+    let lost = serde_json::json!({ "status": { "phase": Phase::Lost } });
+    rig.volumes().merge_status(&key(&name), lost).unwrap();
+    crate::support::eventually("the loss is told", 10, || format!("{:?}", health()).contains("Lost"));
+    assert!(!healthy.contains("Lost"), "{healthy}");
+    drop(agent);
+}
+
+#[test]
+fn two_controllers_do_each_other_no_harm() {
+    let rig = Rig::new();
+    let agents = [rig.served(100 * GIB, Manner::Serves), rig.served(100 * GIB, Manner::Serves)];
+    let drivers = [rig.driver(&[]), rig.driver(&[])];
+    let names: Vec<_> = (0..12).map(|_| unique("pvc")).collect();
+    let everybody = |act: &(dyn Fn(&mut crate::support::co::Co, &str) + Sync)| {
+        std::thread::scope(|scope| {
+            for driver in &drivers {
+                for name in &names {
+                    scope.spawn(move || act(&mut driver.co(), name));
+                }
+            }
+        });
+    };
+    let spec = rig.spec();
+    everybody(&|co, name| drop(co.create(name, &spec).unwrap()));
+    let held: usize = agents.iter().map(|agent| agent.disk.lock().unwrap().len()).sum();
+    assert_eq!(held, names.len(), "each is on one node: {agents:?}");
+    let node = |name: &str| rig.volumes().get(&key(name)).unwrap().spec.node_name;
+    assert!(agents.iter().all(|agent| names.iter().any(|name| node(name) == agent.node)), "all on one node");
+    everybody(&|co, name| {
+        let object = rig.volumes().get(&key(name));
+        if let Some(object) = object {
+            co.delete(&object.id().unwrap().to_string()).unwrap();
+        }
+    });
+    let left: usize = agents.iter().map(|agent| agent.disk.lock().unwrap().len()).sum();
+    assert_eq!(left, 0);
+    assert!(names.iter().all(|name| rig.volumes().get(&key(name)).is_none()));
+}
