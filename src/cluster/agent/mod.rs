@@ -65,8 +65,6 @@ struct Agent {
     complaints: Complaints,
     /// Something was made, grown or deleted.
     node_changed: Notify,
-    /// The StorageNode is to be written even if nothing has changed.
-    node_due: AtomicBool,
     short: Semaphore,
     long: Semaphore,
     stopping: AtomicBool,
@@ -94,7 +92,6 @@ pub async fn run(client: Client, service: Arc<Service>, settings: Settings, shut
         node_name: settings.node_name,
         complaints: Complaints::default(),
         node_changed: Notify::new(),
-        node_due: AtomicBool::new(true),
         short: Semaphore::new(SHORT),
         long: Semaphore::new(LONG),
         stopping: AtomicBool::new(false),

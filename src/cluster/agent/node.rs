@@ -20,52 +20,41 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 use tokio::time;
 
-/// Between two looks that nothing asks for; each is written.
+/// Between two looks that nothing asks for.
 const BEAT: Duration = Duration::from_secs(60);
 /// Between a change and the look that follows: many changes make one.
 const CALM: Duration = Duration::from_secs(1);
 /// Between two attempts after one has failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Publishes until it is dropped.
+/// Publishes until it is dropped. What is seen is written even when it is the same as before: when it was seen tells the
+/// controller which volumes are in the figures.
 pub async fn publish(agent: &Agent) {
     let nodes = Api::<StorageNode>::all(agent.client.clone());
-    let mut written = None;
     loop {
-        let due = agent.node_due.swap(false, Ordering::Relaxed);
-        let wait = match look_and_write(agent, &nodes, &mut written, due).await {
+        let wait = match look_and_write(agent, &nodes).await {
             Ok(()) => {
                 agent.complaints.settled("storagenode");
                 BEAT
             }
             Err(error) => {
                 agent.complaints.about("storagenode", &error);
-                agent.node_due.store(true, Ordering::Relaxed);
                 RETRY
             }
         };
         tokio::select! {
-            () = time::sleep(wait) => agent.node_due.store(true, Ordering::Relaxed),
+            () = time::sleep(wait) => {}
             () = agent.node_changed.notified() => time::sleep(CALM).await,
         }
     }
 }
 
-/// Writes what has changed, or all of it when that is due.
-async fn look_and_write(
-    agent: &Agent,
-    nodes: &Api<StorageNode>,
-    written: &mut Option<StorageNodeStatus>,
-    due: bool,
-) -> kube::Result<()> {
+async fn look_and_write(agent: &Agent, nodes: &Api<StorageNode>) -> kube::Result<()> {
     let Ok(status) = agent.short(|service| Ok(observe(service))).await else { return Ok(()) };
-    if !due && written.as_ref() == Some(&status) {
-        return Ok(());
-    }
-    let seen = StorageNodeStatus { observed_time: Some(Time(now())), ..status.clone() };
+    let seen = StorageNodeStatus { observed_time: Some(Time(now())), ..status };
     match write(agent, nodes, &seen).await {
         Err(kube::Error::Api(answer)) if answer.is_not_found() => {
             let object = StorageNode::new(&agent.node_name, StorageNodeSpec {});
@@ -75,7 +64,6 @@ async fn look_and_write(
         }
         other => other?,
     }
-    *written = Some(status);
     Ok(())
 }
 

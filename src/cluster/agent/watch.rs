@@ -14,11 +14,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::watcher::{self, DefaultBackoff, Event},
 };
-use std::{
-    collections::HashSet,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time};
 
 /// Between two comparisons of objects with the disk that nothing asks for.
@@ -107,7 +103,6 @@ impl<K: Kind> Watch<K> {
                 listed.clear();
                 self.compare.notify_one();
                 // The kinds may be new ones, without this node.
-                self.agent.node_due.store(true, Ordering::Relaxed);
                 self.agent.node_changed.notify_one();
             }
             Event::Apply(object) => self.changed(object),
