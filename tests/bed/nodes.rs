@@ -50,6 +50,8 @@ impl Bed {
     pub fn remove_node(&self, node: &str) {
         self.all::<Node>().delete(node);
         self.all::<Node>().wait_gone(node, 30);
+        // So that the name is free again.
+        self.all::<CSINode>().delete(node);
     }
 }
 

@@ -54,8 +54,24 @@ impl Bed {
         Place { namespace, account, pod }
     }
 
+    /// The Deployment's second pod.
+    pub fn second_place(&self, place: &Place) -> Place {
+        let deployments = self.within::<Deployment>(&place.namespace);
+        deployments.merge(&place.account, json!({ "spec": { "replicas": 2 } })).unwrap();
+        let pods = self.within::<Pod>(&place.namespace);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let second = pods.list().into_iter().find(|pod| pod.uid() != place.pod.uid());
+            if let Some(pod) = second {
+                return Place { pod, ..place.clone() };
+            }
+            assert!(Instant::now() < deadline, "there is no second pod within 30 s");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits for the pod that a controller makes.
-    fn pod_of(&self, namespace: &str, labels: &str) -> Pod {
+    pub fn pod_of(&self, namespace: &str, labels: &str) -> Pod {
         let pods = self.within::<Pod>(namespace);
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -87,7 +103,7 @@ impl Bed {
                 "--kube-api-burst=200",
             ],
         );
-        self.run(&format!("csi-provisioner-{}", place.namespace), &command)
+        self.run(&format!("csi-provisioner-{}", place.pod.name_any()), &command)
     }
 
     /// A sidecar's command line. Who leads is told apart by the host's name: it gets its pod's.

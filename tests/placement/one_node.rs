@@ -10,6 +10,7 @@ use crate::{
         snapshots::Cut,
         unique,
     },
+    cluster::{handle_of, node_of, uuid_in},
     support::{
         MIB,
         co::Spec,
@@ -176,27 +177,4 @@ impl OneNode {
     fn available(&self) -> u64 {
         self.driver.co().capacity(&Spec::new()).unwrap().available_capacity.try_into().unwrap()
     }
-}
-
-/// The node that a volume's affinity names.
-fn node_of(volume: &PersistentVolume) -> String {
-    let affinity = volume.spec.as_ref().unwrap().node_affinity.as_ref().unwrap();
-    let terms = &affinity.required.as_ref().unwrap().node_selector_terms;
-    let values: Vec<_> = terms
-        .iter()
-        .flat_map(|term| term.match_expressions.iter().flatten())
-        .flat_map(|each| each.values.iter().flatten())
-        .collect();
-    assert_eq!(values.len(), 1, "{affinity:?}");
-    values[0].clone()
-}
-
-fn handle_of(volume: &PersistentVolume) -> String {
-    volume.spec.as_ref().unwrap().csi.as_ref().unwrap().volume_handle.clone()
-}
-
-/// The uuid in the id of a volume or a snapshot.
-fn uuid_in(handle: &str) -> String {
-    let rest = handle.trim_start_matches("local-").trim_start_matches("snap-");
-    rest.split('.').next().unwrap().to_owned()
 }
