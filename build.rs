@@ -1,4 +1,4 @@
-//! Compiles `proto/csi.proto` without `protoc`.
+//! Compiles the files of `proto` without `protoc`.
 //!
 //! A message that carries a `csi_secret` field, or mount flags (which the specification calls
 //! possibly sensitive), gets no `Debug`: logging one by accident does not compile.
@@ -6,11 +6,11 @@
 use std::{env, error::Error, fs, path::Path};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto/csi.proto");
+    println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).open_files(["csi.proto"])?;
+    compiler.include_imports(true).open_files(["csi.proto", "pluginregistration.proto"])?;
     let out = env::var("OUT_DIR")?;
-    fs::write(Path::new(&out).join("csi.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(Path::new(&out).join("protocols.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .generate_default_stubs(true)
         .btree_map(".")

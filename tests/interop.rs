@@ -5,6 +5,8 @@
 #![allow(clippy::disallowed_methods, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod identity;
+#[path = "interop/registration.rs"]
+mod registration;
 
 use rustix::{
     mount::{UnmountFlags, unmount},
@@ -31,12 +33,19 @@ const GO: &[&str] = &["build/interop/go/client", "--dial=plain"];
 const PLUGIN_MANAGER: &[&str] = &["build/interop/go/client", "--dial=pluginmanager"];
 const PYTHON: &[&str] = &["build/interop/python/venv/bin/python", "tests/interop/python/client.py"];
 
-fn client(way: &[&str], socket: &Path) -> Command {
+/// A program that `tests/interop/setup` has built, up to date.
+fn built(program: &str) -> Command {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let check = Command::new(repository.join("tests/interop/setup")).arg("--check").output().unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-    let mut command = Command::new(repository.join(way[0]));
-    command.current_dir(repository).args(&way[1..]);
+    let mut command = Command::new(repository.join(program));
+    command.current_dir(repository);
+    command
+}
+
+fn client(way: &[&str], socket: &Path) -> Command {
+    let mut command = built(way[0]);
+    command.args(&way[1..]);
     command.arg(format!("--endpoint=unix://{}", socket.display()));
     command
 }

@@ -1,7 +1,7 @@
-//! Compares `proto/csi.proto` with the descriptor that the specification publishes, fact by fact.
+//! Compares the files of `proto` with the descriptors that their owners publish, fact by fact.
 //!
-//! The other side comes from the Go module of the specification (`tests/spec-descriptor`, pinned by its
-//! `go.sum`), so this needs Go; a machine without it fails here instead of skipping.
+//! The other side comes from Go modules, the CSI specification's and the kubelet's (`tests/spec-descriptor`, pinned by
+//! its `go.sum`), so this needs Go; a machine without it fails here instead of skipping.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
@@ -23,9 +23,13 @@ use std::{
 };
 
 /// What build.rs compiled the crate's types from.
-const OURS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/csi.bin"));
+const OURS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/protocols.bin"));
 
-/// What the specification publishes.
+/// Their packages.
+const CSI: &str = "csi.v1";
+const REGISTRATION: &str = "pluginregistration";
+
+/// What the owners publish.
 static THEIRS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spec-descriptor");
     let output = Command::new("go")
@@ -34,22 +38,31 @@ static THEIRS: LazyLock<Vec<u8>> = LazyLock::new(|| {
         .output()
         .expect("go could not be started: `scripts/setup test` says which version is needed");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the specification's descriptor could not be had: {errors}");
+    assert!(output.status.success(), "the owners' descriptors could not be had: {errors}");
     output.stdout
 });
 
 #[test]
 fn every_fact_of_the_specification_is_ours() {
-    let ours = facts(&file(OURS));
-    let theirs = facts(&file(&THEIRS));
+    let ours = facts(&file(OURS, CSI));
+    let theirs = facts(&file(&THEIRS, CSI));
     assert!(theirs.len() > 1_000, "only {} facts were read from the specification", theirs.len());
     let differences = differences(&ours, &theirs);
     assert!(differences.is_empty(), "proto/csi.proto differs:\n{}", differences.join("\n"));
 }
 
 #[test]
+fn every_fact_of_the_kubelets_registration_is_ours() {
+    let ours = facts(&file(OURS, REGISTRATION));
+    let theirs = facts(&file(&THEIRS, REGISTRATION));
+    assert!(theirs.len() > 50, "only {} facts were read from the kubelet's module", theirs.len());
+    let differences = differences(&ours, &theirs);
+    assert!(differences.is_empty(), "proto/pluginregistration.proto differs:\n{}", differences.join("\n"));
+}
+
+#[test]
 fn the_alpha_and_secret_marks_are_among_the_facts() {
-    let facts = facts(&file(OURS));
+    let facts = facts(&file(OURS, CSI));
     let marked = |mark: &str| facts.iter().filter(|(path, _)| path.ends_with(mark)).count();
     assert_eq!(marked("option csi.v1.csi_secret"), 22);
     assert_eq!(marked("option csi.v1.alpha_method"), 6);
@@ -86,8 +99,8 @@ fn the_comparison_notices_each_kind_of_change() {
         let mut set = FileDescriptorSet::decode(OURS).unwrap();
         let csi = set.file.iter_mut().find(|f| f.name() == "csi.proto").unwrap();
         change(csi);
-        let changed = facts(&file(&set.encode_to_vec()));
-        assert!(!differences(&changed, &facts(&file(OURS))).is_empty(), "{what} may change unnoticed");
+        let changed = facts(&file(&set.encode_to_vec(), CSI));
+        assert!(!differences(&changed, &facts(&file(OURS, CSI))).is_empty(), "{what} may change unnoticed");
     }
 }
 
@@ -95,8 +108,10 @@ fn message<'a>(file: &'a mut FileDescriptorProto, name: &str) -> &'a mut Descrip
     file.message_type.iter_mut().find(|m| m.name() == name).unwrap()
 }
 
-fn file(set: &[u8]) -> FileDescriptor {
-    DescriptorPool::decode(set).unwrap().get_file_by_name("csi.proto").expect("the set has no csi.proto")
+/// By its package: the owner of a file names it by a path of his own.
+fn file(set: &[u8], package: &str) -> FileDescriptor {
+    let pool = DescriptorPool::decode(set).unwrap();
+    pool.files().find(|file| file.package_name() == package).expect("the set has no such package")
 }
 
 /// One line for each path at which two descriptors disagree.

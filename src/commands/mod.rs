@@ -10,6 +10,8 @@ pub mod migrate;
 pub mod node;
 mod print;
 pub mod probe;
+#[cfg(feature = "cluster")]
+mod registration;
 mod serve;
 pub mod share_helper;
 mod shares;

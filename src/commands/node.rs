@@ -1,15 +1,19 @@
-//! `wharf node`: Identity and Node on one socket, and the node's agent.
+//! `wharf node`: the CSI Node service of one node in a cluster, its registration with the kubelet, and its agent.
+//!
+//! CSI comes first and needs nobody else: neither the kubelet's answer nor the API server holds up a call.
 
 use super::{
+    chain,
+    registration::Registration,
     serve::{self, Role},
     standalone,
 };
 use crate::{
     cluster::{agent, client},
-    config::{NodeArgs, check_pools},
+    config::{NodeArgs, check_node_id, check_pools},
     os,
     rpc::Offer,
-    server,
+    server::{self, Endpoint, shutdown::Trigger, socket::EndpointError},
     service::{self, Service},
 };
 use std::{sync::Arc, time::Duration};
@@ -17,7 +21,16 @@ use std::{sync::Arc, time::Duration};
 /// Serves until SIGTERM or SIGINT. An error is one sentence that says what to change.
 pub fn run(arguments: &NodeArgs) -> Result<(), String> {
     check_pools(&arguments.pools)?;
+    check_node_id(&arguments.node_id)?;
     os::loopdev::ignore_lease_signals();
+    // Said before a pool is touched.
+    let _: Endpoint = arguments.role.endpoint.parse().map_err(|error: EndpointError| chain(&error))?;
+    let registration = arguments.register.then(|| Registration::of(arguments)).transpose()?;
+    let service = Arc::new(service(arguments)?);
+    serve::to_the_end(serve::runtime()?, serve_node(arguments, service, registration))
+}
+
+fn service(arguments: &NodeArgs) -> Result<Service, String> {
     let mut shares = standalone::shares(&[], None, &arguments.node_id);
     shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.role.mount_timeout));
     let config = service::Config {
@@ -26,25 +39,45 @@ pub fn run(arguments: &NodeArgs) -> Result<(), String> {
         max_volumes: arguments.max_volumes,
         shares,
     };
-    let service = Arc::new(Service::new(&config).map_err(|error| error.chain())?);
-    serve::to_the_end(serve::runtime()?, with_agent(arguments, service))
+    Service::of_cluster_node(&config).map_err(|error| error.chain())
 }
 
-async fn with_agent(arguments: &NodeArgs, service: Arc<Service>) -> Result<(), String> {
-    let shutdown = server::shutdown_signal().map_err(|error| format!("cannot wait for signals: {error}"))?;
-    let client = client::connect(arguments.cluster.kubeconfig.as_deref()).await?;
-    let settings = agent::Settings {
-        node_name: arguments.node_id.clone(),
-        namespace: arguments.cluster.namespace.clone(),
-    };
-    let agent = agent::run(client, Arc::clone(&service), settings, shutdown.clone());
-    tokio::spawn(agent);
+/// The driver's own socket stands before the kubelet is told of it. At the end both stop to accept at the same time,
+/// so that the kubelet is not sent to a socket on which nobody answers, and the calls that are running finish.
+async fn serve_node(
+    arguments: &NodeArgs,
+    service: Arc<Service>,
+    registration: Option<Registration>,
+) -> Result<(), String> {
+    let (trigger, shutdown) =
+        server::triggered_shutdown().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let role = Role {
         endpoint: &arguments.role.endpoint,
         driver_name: &arguments.role.driver_name,
         metrics_address: arguments.role.metrics_address,
         offer: Offer { controller: false, node: true },
-        service,
+        service: Arc::clone(&service),
     };
-    role.serve_until(shutdown).await
+    let bound = role.bind().await?;
+    // Waits for an API server that is away; only a connection that can never be made ends the role.
+    let client = client::connect(arguments.cluster.kubeconfig.as_deref()).await?;
+    let settings = agent::Settings {
+        node_name: arguments.node_id.clone(),
+        namespace: arguments.cluster.namespace.clone(),
+    };
+    tokio::spawn(agent::run(client, Arc::clone(&service), settings, shutdown.clone()));
+    let Some(registration) = registration else { return bound.serve_until(shutdown).await };
+    let listener = registration.listen()?;
+    // Whichever ends first takes the other one along.
+    let (csi, registered) = tokio::join!(
+        then_drain(&trigger, bound.serve_until(shutdown.clone())),
+        then_drain(&trigger, registration.serve(listener, &trigger, shutdown)),
+    );
+    registered.and(csi)
+}
+
+async fn then_drain<T>(trigger: &Trigger, work: impl Future<Output = T>) -> T {
+    let end = work.await;
+    trigger.drain();
+    end
 }

@@ -9,10 +9,11 @@ use crate::{
 };
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     runtime::{self, Runtime},
     task,
 };
+use tonic::service::Routes;
 
 /// Threads for work that blocks. A request that finds none free waits; probes of dead devices cannot
 /// use up memory. Enough for several silent NFS servers at once, beside local work.
@@ -60,6 +61,11 @@ impl Role<'_> {
 
     /// The same for a role that waits for signals itself, too.
     pub async fn serve_until(self, shutdown: Shutdown) -> Result<(), String> {
+        self.bind().await?.serve_until(shutdown).await
+    }
+
+    /// Makes the socket: from here on a request is not refused, it waits.
+    pub async fn bind(self) -> Result<Bound, String> {
         let endpoint: Endpoint =
             self.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
         let metrics = Arc::new(Metrics::new(Arc::clone(&self.service)));
@@ -68,7 +74,6 @@ impl Role<'_> {
         }
         let routes = rpc::routes(Arc::clone(&self.service), self.driver_name, metrics, self.offer);
         let listener = server::listen(&endpoint).map_err(|error: os::Error| chain(&error))?;
-        stop_copies(shutdown.clone(), Arc::clone(&self.service));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             endpoint = self.endpoint,
@@ -77,7 +82,22 @@ impl Role<'_> {
             "serving {}",
             self.offer
         );
-        match server::serve(listener, routes, shutdown, server::GRACE).await {
+        Ok(Bound { listener, routes, service: self.service })
+    }
+}
+
+/// A role that has its socket.
+pub struct Bound {
+    listener: UnixListener,
+    routes: Routes,
+    service: Arc<Service>,
+}
+
+impl Bound {
+    /// Serves until `shutdown`, and lets the calls finish that are running then.
+    pub async fn serve_until(self, shutdown: Shutdown) -> Result<(), String> {
+        stop_copies(shutdown.clone(), self.service);
+        match server::serve(self.listener, self.routes, shutdown, server::GRACE).await {
             Ok(End::Drained) => tracing::info!("every call was answered; ending"),
             Ok(End::Abandoned) => {
                 tracing::warn!("ending with calls still running; they are picked up after the restart")

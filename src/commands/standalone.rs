@@ -6,7 +6,7 @@ use super::{
     share_helper,
 };
 use crate::{
-    config::{StandaloneArgs, check_pools},
+    config::{StandaloneArgs, check_node_id, check_pools},
     os,
     rpc::Offer,
     server::{self, Endpoint},
@@ -24,10 +24,10 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     check_pools(&arguments.pools)?;
     os::loopdev::ignore_lease_signals();
     let node_id = match &arguments.node_id {
-        Some(node_id) if !node_id.is_empty() && node_id.len() <= 192 => node_id.clone(),
-        Some(_) => return Err("--node-id must have 1 to 192 bytes".into()),
+        Some(node_id) => node_id.clone(),
         None => os::host::name().map_err(|error| chain(&error))?,
     };
+    check_node_id(&node_id)?;
     // Said before a pool is touched.
     let _: Endpoint =
         arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;

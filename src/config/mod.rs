@@ -325,6 +325,14 @@ pub fn check_pools(pools: &[PoolConfig]) -> Result<(), String> {
     Ok(())
 }
 
+/// What Kubernetes takes, and more than a host's name can have.
+pub fn check_node_id(node_id: &str) -> Result<(), String> {
+    match node_id.len() {
+        1..=192 => Ok(()),
+        _ => Err("--node-id must have 1 to 192 bytes".into()),
+    }
+}
+
 /// One share twice would be listed twice.
 pub fn check_shares(shares: &[At]) -> Result<(), String> {
     for (at, share) in shares.iter().enumerate() {

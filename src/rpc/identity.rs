@@ -1,7 +1,7 @@
 //! The Identity service.
 
 use super::{
-    Offer, Runner,
+    Runner,
     csi::{self, identity_server},
     parse::Nothing,
     run::run,
@@ -11,12 +11,11 @@ use tonic::{Request, Response, Status, async_trait};
 pub struct Identity {
     runner: Runner,
     name: String,
-    offer: Offer,
 }
 
 impl Identity {
-    pub fn new(runner: Runner, name: &str, offer: Offer) -> Self {
-        Self { runner, name: name.to_owned(), offer }
+    pub fn new(runner: Runner, name: &str) -> Self {
+        Self { runner, name: name.to_owned() }
     }
 }
 
@@ -38,7 +37,7 @@ impl identity_server::Identity for Identity {
         &self,
         request: Request<csi::GetPluginCapabilitiesRequest>,
     ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
-        let answer = capabilities(self.offer);
+        let answer = capabilities();
         run(&self.runner, "GetPluginCapabilities", request, move |_, Nothing| Ok(answer)).await
     }
 
@@ -53,19 +52,19 @@ impl identity_server::Identity for Identity {
     }
 }
 
-fn capabilities(offer: Offer) -> csi::GetPluginCapabilitiesResponse {
+/// What the plugin can do as a whole. The specification wants the same answer from every process of it, also from one
+/// that serves nodes alone.
+fn capabilities() -> csi::GetPluginCapabilitiesResponse {
     use csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
     let of_service = |kind: service::Type| Type::Service(Service { r#type: kind.into() });
     let expansion =
         |kind: volume_expansion::Type| Type::VolumeExpansion(VolumeExpansion { r#type: kind.into() });
-    let mut all = vec![
+    let all = [
+        of_service(service::Type::ControllerService),
         of_service(service::Type::VolumeAccessibilityConstraints),
         of_service(service::Type::SnapshotAccessibilityConstraints),
         expansion(volume_expansion::Type::Online),
     ];
-    if offer.controller {
-        all.push(of_service(service::Type::ControllerService));
-    }
     let capabilities = all.into_iter().map(|r#type| csi::PluginCapability { r#type: Some(r#type) });
     csi::GetPluginCapabilitiesResponse { capabilities: capabilities.collect() }
 }

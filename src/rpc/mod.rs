@@ -8,6 +8,8 @@ mod identity;
 pub mod metrics;
 mod node;
 mod parse;
+#[cfg(feature = "cluster")]
+pub mod registration;
 mod respond;
 mod run;
 mod status;
@@ -54,7 +56,7 @@ pub fn routes(
     offer: Offer,
 ) -> Routes {
     let runner = Runner::new(service, metrics);
-    let identity = identity::Identity::new(runner.clone(), driver_name, offer);
+    let identity = identity::Identity::new(runner.clone(), driver_name);
     let mut routes = Routes::new(csi::identity_server::IdentityServer::new(identity));
     if offer.controller {
         let controller = controller::Controller(runner.clone());

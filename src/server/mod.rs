@@ -7,7 +7,7 @@ mod hpack;
 pub mod shutdown;
 pub mod socket;
 
-pub use shutdown::{Shutdown, shutdown_signal};
+pub use shutdown::{Shutdown, shutdown_signal, triggered_shutdown};
 pub use socket::{Endpoint, listen};
 
 use std::time::Duration;

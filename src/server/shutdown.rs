@@ -11,7 +11,7 @@ use tokio::{
 pub struct Shutdown(watch::Receiver<Phase>);
 
 /// Moves every clone of its [`Shutdown`] on; dropped, it leaves them where they are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trigger(watch::Sender<Phase>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,21 +25,34 @@ enum Phase {
 ///
 /// From here on the signals no longer end the process. Needs a running tokio runtime.
 pub fn shutdown_signal() -> io::Result<Shutdown> {
+    triggered_shutdown().map(|(_, shutdown)| shutdown)
+}
+
+/// The same for a process that may also have a reason of its own to stop.
+pub fn triggered_shutdown() -> io::Result<(Trigger, Shutdown)> {
     let (trigger, shutdown) = Shutdown::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let signalled = trigger.clone();
     tokio::spawn(async move {
+        let mut first = true;
         loop {
             let name = tokio::select! {
                 Some(()) = terminate.recv() => "SIGTERM",
                 Some(()) = interrupt.recv() => "SIGINT",
                 else => return,
             };
-            trigger.advance();
-            tracing::info!("got {name}, {}", trigger.plan());
+            // Draining may have begun without a signal.
+            if first {
+                signalled.drain()
+            } else {
+                signalled.advance()
+            }
+            first = false;
+            tracing::info!("got {name}, {}", signalled.plan());
         }
     });
-    Ok(shutdown)
+    Ok((trigger, shutdown))
 }
 
 impl Shutdown {
@@ -70,6 +83,17 @@ impl Shutdown {
 }
 
 impl Trigger {
+    /// Drains; called again, changes nothing.
+    pub fn drain(&self) {
+        self.0.send_if_modified(|phase| {
+            let runs = *phase == Phase::Running;
+            if runs {
+                *phase = Phase::Draining;
+            }
+            runs
+        });
+    }
+
     /// Drains; called again, ends.
     pub fn advance(&self) {
         self.0.send_modify(|phase| {
@@ -109,6 +133,17 @@ mod tests {
         trigger.advance();
         trigger.advance();
         assert!(is_over(shutdown.draining()).await && is_over(other.ending()).await);
+    }
+
+    #[tokio::test]
+    async fn draining_twice_does_not_end() {
+        let (trigger, shutdown) = Shutdown::new();
+        trigger.clone().drain();
+        trigger.drain();
+        assert!(is_over(shutdown.draining()).await && !is_over(shutdown.ending()).await);
+        trigger.advance();
+        trigger.drain();
+        assert!(is_over(shutdown.ending()).await);
     }
 
     #[tokio::test]

@@ -66,6 +66,8 @@ pub struct Service {
     shares: nfs::Shares,
     nfs_node: nfs::node::Node,
     stopping: AtomicBool,
+    /// Of use also while no pool can be used.
+    without_pools: bool,
     nodes: Option<Arc<dyn Nodes>>,
 }
 
@@ -89,11 +91,23 @@ fn known_key(id: &str) -> Result<Key> {
 }
 
 impl Service {
-    /// Opens the pools.
+    /// Opens the pools; one at least must be usable, if there are any.
     pub fn new(config: &Config<'_>) -> Result<Self> {
+        let store = Store::open(config.pools)?;
+        Ok(Self::over(store, config, config.pools.is_empty()))
+    }
+
+    /// The same for one node of many, where a disk that is away is no reason to serve no shares, and not to tell the
+    /// others what is wrong.
+    pub fn of_cluster_node(config: &Config<'_>) -> Result<Self> {
+        let (store, _logged) = Store::open_any(config.pools)?;
+        Ok(Self::over(store, config, true))
+    }
+
+    fn over(store: Store, config: &Config<'_>, without_pools: bool) -> Self {
         let (shares, nfs_node) = nfs::Shares::new(&config.shares);
-        Ok(Self {
-            store: Store::open(config.pools)?,
+        Self {
+            store,
             node_id: config.node_id.to_owned(),
             node: NodeName::of_node(config.node_id),
             max_volumes: config.max_volumes,
@@ -101,8 +115,9 @@ impl Service {
             usage: stats::UsageCache::default(),
             nfs_node,
             stopping: AtomicBool::new(false),
+            without_pools,
             nodes: None,
-        })
+        }
     }
 
     /// The same without local volumes of its own: they lie on other nodes.

@@ -9,8 +9,8 @@ impl Service {
         if let Some(nodes) = self.nodes() {
             return nodes.probe();
         }
-        // Without pools there are only shares, and a server that is away comes back without a restart.
-        if self.store.pools().next().is_none() {
+        // Then there are shares at least, and a server that is away comes back without a restart.
+        if self.without_pools {
             return Ok(());
         }
         let mut first = None;

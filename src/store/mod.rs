@@ -169,6 +169,16 @@ impl Store {
     /// Opens what can be opened. Fails only when no pool can: one bad disk of many is reported by
     /// NodeGetStorageHealth and in metrics, the others work.
     pub fn open(configs: &[PoolConfig]) -> Result<Self> {
+        let (store, failed) = Self::open_any(configs)?;
+        match failed {
+            Some(error) if store.open_pools().next().is_none() => Err(error),
+            _ => Ok(store),
+        }
+    }
+
+    /// The same when not even one pool can be opened: each is tried again when it is needed. Returns the first error
+    /// beside.
+    pub fn open_any(configs: &[PoolConfig]) -> Result<(Self, Option<Error>)> {
         let pools: BTreeMap<_, _> = configs
             .iter()
             .map(|config| {
@@ -177,20 +187,14 @@ impl Store {
             })
             .collect();
         let store = Self { pools };
-        let (mut open, mut first) = (0, None);
+        let mut first = None;
         for slot in store.pools.values() {
-            match slot.get() {
-                Ok(_) => open += 1,
-                Err(error) => {
-                    tracing::error!(pool = slot.config.name, error = error.chain(), "a pool cannot be used");
-                    first.get_or_insert(error);
-                }
+            if let Err(error) = slot.get() {
+                tracing::error!(pool = slot.config.name, error = error.chain(), "a pool cannot be used");
+                first.get_or_insert(error);
             }
         }
-        match first {
-            Some(error) if open == 0 => Err(error),
-            _ => store.refuse_twins().map(|()| store),
-        }
+        store.refuse_twins().map(|()| (store, first))
     }
 
     /// One store under two names would lock against itself for ever.

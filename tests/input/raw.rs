@@ -15,8 +15,8 @@ use tonic::{
 
 /// Every RPC of the services that are served.
 pub fn methods() -> Vec<MethodDescriptor> {
-    let pool =
-        DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/csi.bin")).as_slice()).unwrap();
+    let pool = DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/protocols.bin")).as_slice())
+        .unwrap();
     let served = ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.Node"];
     let services = pool.services().filter(|service| served.contains(&service.full_name()));
     services.flat_map(|service| service.methods().collect::<Vec<_>>()).collect()

@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/container-storage-interface/spec v1.13.0
 	google.golang.org/protobuf v1.36.10
+	k8s.io/kubelet v0.34.4
 )
 
 require (

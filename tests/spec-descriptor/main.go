@@ -1,5 +1,5 @@
-// Command spec-descriptor writes the CSI specification's own descriptor, as a FileDescriptorSet with its
-// imports, to standard output. tests/proto.rs compares proto/csi.proto with it.
+// Command spec-descriptor writes the descriptors of the protocols that wharf serves, as their owners publish them, as
+// a FileDescriptorSet with its imports, to standard output. tests/proto.rs compares the files of proto/ with them.
 package main
 
 import (
@@ -11,11 +11,14 @@ import (
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
+	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
 func main() {
 	set := &descriptorpb.FileDescriptorSet{}
-	add(set, map[string]bool{}, (&csi.ProbeRequest{}).ProtoReflect().Descriptor().ParentFile())
+	known := map[string]bool{}
+	add(set, known, (&csi.ProbeRequest{}).ProtoReflect().Descriptor().ParentFile())
+	add(set, known, (&registration.InfoRequest{}).ProtoReflect().Descriptor().ParentFile())
 	bytes, err := proto.Marshal(set)
 	if err != nil {
 		log.Fatal(err)
