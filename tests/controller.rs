@@ -1,4 +1,5 @@
-//! `wharf controller` against a real API server: agents are scripted here, so that they do what real ones rarely do.
+//! `wharf controller` against a real API server: agents are scripted here, so that they do what real ones
+//! rarely do; `together` has real ones.
 //!
 //! `scripts/cluster/setup placement` builds the control plane; without it these tests fail and say so.
 
@@ -26,3 +27,5 @@ mod places;
 #[path = "controller/rig.rs"]
 mod rig;
 mod support;
+#[path = "controller/together.rs"]
+mod together;

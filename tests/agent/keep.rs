@@ -185,7 +185,7 @@ fn kinds_that_are_deleted_and_an_api_server_that_is_away() {
     let mut driver = driver.unwrap();
     let id = format!("local-{}.{node}", key(&names[1]));
     let staging = tempfile::tempdir().unwrap();
-    bed.without_api_server(|| {
+    bed.without_api_server(|_| {
         let mut co = driver.co();
         co.stage(&id, staging.path(), &Spec::image("ext4")).unwrap();
         co.unstage(&id, staging.path()).unwrap();

@@ -104,7 +104,7 @@ fn definitions_and_the_api_server_go_and_come_back() {
         let id = to_the_end(30, || co.create(&name, &rig.spec())).unwrap().volume_id;
         (agent.node.clone(), agent.disk.clone(), rig.namespace.clone(), rig.pool.clone(), id, name, driver)
     };
-    bed.without_api_server(|| {
+    bed.without_api_server(|_| {
         let mut co = driver.co();
         for status in [co.delete(&id).unwrap_err(), co.expand(&id, 2 << 20).unwrap_err()] {
             assert_eq!(status.code(), Code::Unavailable, "{status}");

@@ -184,7 +184,7 @@ fn a_directory_that_is_only_bound_is_no_mounted_pool() {
     let said =
         mounted(&Bind::new(&below, directory.path().join("a"))).expect("a directory of a disk was accepted");
     assert!(said.contains("was bound there") && said.contains("mount its disk first"), "{said}");
-    assert_eq!(listing(&below), [below.clone()], "a store was made on the disk below");
+    assert_eq!(listing(&below), std::slice::from_ref(&below), "a store was made on the disk below");
     fs::remove_dir(&below).unwrap();
     run("rmdir", [ext4.path().join("lost+found").as_os_str()]);
     for (source, name) in [(ext4.path().to_owned(), "b"), (btrfs.path().join("sub"), "c")] {

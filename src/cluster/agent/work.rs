@@ -83,13 +83,9 @@ impl<R> Found<R> {
     }
 }
 
-/// Whether nothing is gained by trying again, and nothing was left behind.
+/// Whether nothing is gained by trying again, and nothing was left behind: which nobody knows of work that panicked.
 fn is_final(error: &Error) -> bool {
-    match error {
-        Error::Busy(_) | Error::BadToken(_) | Error::Unavailable(_) | Error::Internal(_) => false,
-        Error::Os { source, .. } => !source.is_cancelled() && !source.is_in_the_way(),
-        _ => true,
-    }
+    error.is_final() && !matches!(error, Error::Internal(_))
 }
 
 fn pace(error: &Error) -> Pace {
