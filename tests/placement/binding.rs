@@ -95,6 +95,14 @@ fn a_claim_moves_on_from_a_full_node() {
     assert!(refused(&cluster, "second"), "nobody tried the full node");
     assert_eq!(cluster.bed.scheduled(&cluster.namespace, "second", 30), cluster.nodes[at].name);
     cluster.nodes[at].fill(&id, 2);
+    // By now the scheduler has been told.
+    eventually("its capacity is published anew", 30, || {
+        cluster.capacity_at(&class, &full.name).is_some_and(|bytes| bytes < 256 * MIB)
+    });
+    cluster.claim("told", &class, "256Mi");
+    cluster.pod_near("told", &["told"], full);
+    assert_ne!(cluster.placed("told", 60).1, 0);
+    assert_eq!((refused(&cluster, "told"), cluster.creations("told").len()), (false, 1));
     // What still fits there goes there.
     cluster.claim("third", &class, "32Mi");
     cluster.pod_on("third", &["third"], full);

@@ -26,6 +26,7 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::CSIStorageCapacity,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -171,6 +172,17 @@ impl<'a> Cluster<'a> {
             };
             all.iter().filter(known).count() == self.nodes.len()
         });
+    }
+
+    /// The largest volume that a node can take, as the scheduler sees it for a class; in bytes.
+    pub fn capacity_at(&self, class: &str, node: &str) -> Option<u64> {
+        let all = self.bed.within::<CSIStorageCapacity>(&self.place.namespace).list();
+        let of_node = |one: &CSIStorageCapacity| {
+            let labels = one.node_topology.iter().flat_map(|selector| selector.match_labels.iter().flatten());
+            labels.into_iter().any(|(_, value)| value == node)
+        };
+        let found = all.into_iter().find(|one| one.storage_class_name == class && of_node(one))?;
+        found.maximum_volume_size.map(|size| bytes_of(&size))
     }
 
     /// Where the scheduler wanted a claim's volume.
@@ -376,6 +388,19 @@ fn entries(directory: &Path) -> Vec<String> {
 
 pub fn phase_of(object: &LocalVolume) -> Phase {
     object.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// Of a quantity of whole bytes.
+fn bytes_of(quantity: &Quantity) -> u64 {
+    let digits = quantity.0.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &quantity.0[digits.len()..] {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        unit => panic!("a unit that no size of a test has: {unit}"),
+    };
+    digits.parse::<u64>().unwrap() << shift
 }
 
 /// The node that a volume's affinity names.

@@ -6,7 +6,7 @@ use crate::{
     release::{at, define_kinds},
     support::{MIB, pool::Kind},
 };
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 /// Checks in tests/chart/denials: none is left out unseen.
 const DENIALS: usize = 66;
@@ -43,7 +43,7 @@ fn csi_sanity_finds_nothing_over_controller_and_node() {
 /// A script of the repository, with the cluster's programs on its path, and so many seconds.
 fn bounded(seconds: u32, script: &str) -> Command {
     let mut path = vec![at("build/cluster/bin")];
-    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(PathBuf::from));
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut command = Command::new("timeout");
     command.arg("--kill-after=20").arg(seconds.to_string()).arg(at(script));
     command.env("PATH", std::env::join_paths(path).unwrap());
