@@ -191,8 +191,12 @@ impl Service {
 
     /// A volume that must exist, from the id as the CO sent it.
     fn known_volume(&self, id: &str) -> Result<(Arc<Pool>, VolumeRecord)> {
-        let unknown = || Error::NotFound(format!("volume {id:?} does not exist"));
-        let parsed = VolumeId::parse(id).ok_or_else(unknown)?;
-        self.store.volume(parsed.key)?.ok_or_else(unknown)
+        let key = known_key(id)?;
+        self.store.volume(key)?.ok_or_else(|| {
+            Error::NotFound(format!(
+                "volume {id:?} does not exist: no pool here has it; if it was here, bring its disk back, or restore a \
+                 snapshot or backup"
+            ))
+        })
     }
 }
