@@ -35,12 +35,14 @@ fn a_swapped_disk_is_a_loss_and_nothing_is_made_anew() {
     let places = Places::new();
     let status =
         cluster.nodes[0].driver().co().stage(&id, &places.staging("data"), &Spec::new()).unwrap_err();
-    assert!(matches!(status.code(), Code::NotFound | Code::DataLoss | Code::FailedPrecondition), "{status}");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    assert!(status.message().contains("bring its disk back"), "{status}");
     // As a provisioner does that has forgotten the answer.
     let name = cluster.bed.bound(&cluster.namespace, "data", 1).name_any();
     let spec = Spec::new().pool(&cluster.pool).size(64 * MIB);
     let status = cluster.controller.co().create(&name, &spec).unwrap_err();
-    eprintln!("placement: a lost volume is not made anew: {status}");
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert!(status.message().contains("bring its disk back"), "{status}");
     // The new disk is as good as any for others.
     cluster.claim("other", &class, "64Mi");
     cluster.pod_on("other", &["other"], &cluster.nodes[0]);

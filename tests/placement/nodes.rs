@@ -117,7 +117,7 @@ fn a_reinstalled_node_has_what_is_on_its_disk() {
     let places = Places::new();
     let status =
         cluster.nodes[0].driver().co().stage(&kept, &places.staging("kept"), &Spec::new()).unwrap_err();
-    eprintln!("placement: a lost volume is not staged: {status}");
+    assert!(status.message().contains("bring its disk back"), "{status}");
     cluster.claim("last", &class, "64Mi");
     cluster.pod_on("last", &["last"], &cluster.nodes[0]);
     let (last, at) = cluster.placed("last", 60);
