@@ -1,9 +1,9 @@
 # Everything a contributor types. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo build image test test-full test-placement check bench clean
+.PHONY: help demo build image test test-full test-placement e2e check bench clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## set up, build, and drive one volume through its whole life on a scratch pool (as root)
 	@scripts/setup demo
@@ -28,6 +28,10 @@ test-full: ## run every tier longer: more rounds, random seeds
 test-placement: ## test where a cluster places volumes, on a real control plane without kubelets (as root)
 	@scripts/setup placement
 	@scripts/test placement
+
+e2e: ## test on a real node: kubelet, containerd, the chart with the image built here, pods (as root)
+	@scripts/setup e2e
+	@scripts/test e2e
 
 check: ## format, clippy, rustdoc, layers, dependencies: what a change has to pass first
 	@scripts/test lint

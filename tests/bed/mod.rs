@@ -30,6 +30,7 @@ use plane::Plan;
 use process::{Process, Scratch};
 use std::{
     future::Future,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::OnceLock,
     thread,
@@ -48,6 +49,9 @@ const STARTS: usize = 3;
 pub struct Settings {
     /// Whether the controller runs that takes a node for lost whose lease nobody renews.
     pub node_lifecycle: bool,
+    /// Where the API server listens: an address that pods reach, for a bed with a kubelet. Without one it is the
+    /// loopback, which clusters do not take for the address of a service.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A running control plane.
@@ -89,17 +93,13 @@ impl Bed {
         let mut phase = Phase::new();
         let scratch =
             Scratch::new("wharf-bed-", &Path::new(env!("CARGO_MANIFEST_DIR")).join("build/test/bed"));
-        let plan = Plan::new(scratch.path(), settings.node_lifecycle);
+        let plan = Plan::new(scratch.path(), settings);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut etcd = plan.start(&plan.etcd());
         let mut api_server = plan.start(&plan.api_server());
         phase.done("keys");
         await_ready(&mut [&mut etcd, &mut api_server], || plan.authority().exists())?;
-        let kubeconfig = |user: &str| {
-            let path = scratch.path().join(format!("{}.kubeconfig", user.trim_start_matches("system:")));
-            access::write_kubeconfig(&path, &plan.server(), &plan.authority(), &plan.token_of(user));
-            path
-        };
+        let kubeconfig = |user: &str| plan.kubeconfig(user);
         let client = runtime.block_on(client_from(&kubeconfig("admin")));
         let ready = || is_ready(&runtime, &client);
         await_ready(&mut [&mut etcd, &mut api_server], ready)?;
@@ -127,6 +127,11 @@ impl Bed {
     /// The administrator's.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory().join("admin.kubeconfig")
+    }
+
+    /// Of one of the cluster's own users, such as `system:kube-proxy`.
+    pub fn kubeconfig_of_user(&self, user: &str) -> PathBuf {
+        self.plan.kubeconfig(user)
     }
 
     /// For files of a test; it goes with the bed.

@@ -1,6 +1,6 @@
 //! The programs of a control plane, and what each is told.
 
-use super::process::Process;
+use super::{Settings, access, process::Process};
 use std::{
     ffi::OsString,
     fs,
@@ -17,18 +17,25 @@ pub struct Plan {
     directory: PathBuf,
     etcd: u16,
     api: u16,
-    node_lifecycle: bool,
+    settings: Settings,
 }
+
+/// The name of the node that has a kubelet.
+pub const NODE: &str = "here";
 
 /// Who speaks to the API server with a token of its own, and the groups that it is in, as the server's file
 /// has them.
-const USERS: &[(&str, &str)] =
-    &[("admin", ",system:masters"), ("system:kube-controller-manager", ""), ("system:kube-scheduler", "")];
+const USERS: &[(&str, &str)] = &[
+    ("admin", ",system:masters"),
+    ("system:kube-controller-manager", ""),
+    ("system:kube-scheduler", ""),
+    ("system:kube-proxy", ""),
+    ("system:node:here", ",system:nodes"),
+];
 
 impl Plan {
-    pub fn new(directory: &Path, node_lifecycle: bool) -> Self {
-        let plan =
-            Self { directory: directory.to_owned(), etcd: free_port(), api: free_port(), node_lifecycle };
+    pub fn new(directory: &Path, settings: Settings) -> Self {
+        let plan = Self { directory: directory.to_owned(), etcd: free_port(), api: free_port(), settings };
         let lines: Vec<_> = USERS
             .iter()
             .map(|(user, groups)| format!("{},{user},{user}{groups}\n", uuid::Uuid::new_v4().simple()))
@@ -47,7 +54,18 @@ impl Plan {
     }
 
     pub fn server(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api)
+        format!("https://{}:{}", self.address(), self.api)
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        self.settings.address.unwrap_or(Ipv4Addr::LOCALHOST)
+    }
+
+    /// A file by which one of [`USERS`] reaches the server.
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        let path = self.directory.join(format!("{}.kubeconfig", user.trim_start_matches("system:")));
+        access::write_kubeconfig(&path, &self.server(), &self.authority(), &self.token_of(user));
+        path
     }
 
     /// What the server's certificate can be checked against; it makes both when it starts.
@@ -78,9 +96,6 @@ impl Plan {
         let mut command = program("kube-apiserver");
         command
             .args([
-                "--bind-address=127.0.0.1",
-                "--advertise-address=127.0.0.1",
-                "--endpoint-reconciler-type=none",
                 "--service-cluster-ip-range=10.255.0.0/24",
                 "--authorization-mode=Node,RBAC",
                 "--enable-admission-plugins=NodeRestriction",
@@ -88,6 +103,8 @@ impl Plan {
                 "--service-account-issuer=https://kubernetes.default.svc",
                 "--profiling=false",
             ])
+            .arg(format!("--bind-address={}", self.address()))
+            .arg(format!("--advertise-address={}", self.address()))
             .arg(format!("--secure-port={}", self.api))
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd))
             // Should two runs have found the same port free, they do not write over each other.
@@ -97,6 +114,11 @@ impl Plan {
             // The public half is in the same file.
             .arg(flag("--service-account-key-file", &self.account_key()))
             .arg(flag("--service-account-signing-key-file", &self.account_key()));
+        match self.settings.address {
+            // Of a node's names the API server would take the host's own, which nobody resolves.
+            Some(_) => command.arg("--kubelet-preferred-address-types=InternalIP"),
+            None => command.arg("--endpoint-reconciler-type=none"),
+        };
         command
     }
 
@@ -104,7 +126,7 @@ impl Plan {
     /// controllers that would then take the node for lost are left out, unless asked for.
     pub fn controller_manager(&self, kubeconfig: &Path) -> Command {
         let mut command = program("kube-controller-manager");
-        let without = if self.node_lifecycle { "" } else { ",-node-lifecycle-controller" };
+        let without = if self.settings.node_lifecycle { "" } else { ",-node-lifecycle-controller" };
         command
             .args(["--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=true"])
             // More than the PV binder's 20 a second: it is not what is measured here.

@@ -1,0 +1,112 @@
+//! Many at once.
+
+use crate::{
+    cluster::room,
+    inside::registration::processes,
+    node::ADDRESS,
+    scene::{Scene, within},
+};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Instant,
+};
+use wharf::cluster::api::LocalVolume;
+
+const COUNT: usize = 200;
+/// The chart's defaults.
+const CONTROLLER_METRICS: u16 = 29811;
+const NODE_METRICS: u16 = 29810;
+
+#[test]
+#[ignore = "started by scenarios_pass_and_nothing_is_left_of_their_machine"]
+fn two_hundred_claims_at_once_are_bound_deleted_and_their_room_is_back() {
+    let scene = Scene::alone("crowd");
+    let before = room();
+    let cpu = [cpu_seconds("controller"), cpu_seconds("node")];
+    let (calls_before, seconds_before) = calls("controller", "CreateVolume");
+    let start = Instant::now();
+    for number in 0..COUNT {
+        scene.claim(&format!("data-{number}"), "local-now", "64Mi");
+    }
+    let asked = start.elapsed();
+    let is_bound = |claim: &PersistentVolumeClaim| {
+        claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+    };
+    within("all are bound", 240, || {
+        scene.claims().list().iter().filter(|claim| is_bound(claim)).count() == COUNT
+    });
+    let bound = start.elapsed();
+    println!(
+        "figure: {COUNT} claims of 64 MiB bound in {:.1} s, {:.1} a second; creating them took {:.1} s of that",
+        bound.as_secs_f64(),
+        COUNT as f64 / bound.as_secs_f64(),
+        asked.as_secs_f64()
+    );
+    let (calls, seconds) = calls("controller", "CreateVolume");
+    let used = [cpu_seconds("controller") - cpu[0], cpu_seconds("node") - cpu[1]];
+    println!(
+        "figure: the driver computed {:.1} s as controller and {:.1} s as node in that time; CreateVolume took {:.0} ms in the mean of {} calls",
+        used[0],
+        used[1],
+        (seconds - seconds_before) / (calls - calls_before) * 1e3,
+        calls - calls_before
+    );
+    let mine: BTreeSet<String> = scene
+        .claims()
+        .list()
+        .into_iter()
+        .filter_map(|claim| claim.spec.and_then(|spec| spec.volume_name))
+        .collect();
+    assert_eq!(mine.len(), COUNT);
+    let start = Instant::now();
+    let claims = scene.claims();
+    scene
+        .bed()
+        .block_on(claims.api().delete_collection(&DeleteParams::default(), &ListParams::default()))
+        .unwrap();
+    within("all are gone", 240, || {
+        let volumes = scene.bed().all::<PersistentVolume>().list();
+        let objects = scene.bed().all::<LocalVolume>().list();
+        volumes.iter().all(|volume| !mine.contains(&volume.name_any()))
+            && objects.iter().all(|object| !mine.contains(&object.spec.name))
+    });
+    within("the room comes back", 60, || room() + (64 << 20) >= before);
+    println!("figure: {COUNT} claims deleted and their room back in {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// How many calls of a method a role has answered, and how many seconds that took in sum.
+pub fn calls(role: &str, method: &str) -> (f64, f64) {
+    let page = scrape(if role == "controller" { CONTROLLER_METRICS } else { NODE_METRICS });
+    let sum = |name: &str| -> f64 {
+        let of_it = |line: &&str| line.starts_with(name) && line.contains(&format!("\"{method}\""));
+        page.lines().filter(of_it).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    (sum("wharf_rpc_duration_seconds_count"), sum("wharf_rpc_duration_seconds_sum"))
+}
+
+fn scrape(port: u16) -> String {
+    let mut stream = TcpStream::connect((ADDRESS, port)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: here\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("wharf_"), "{text}");
+    text
+}
+
+/// What the driver's process of one role has computed so far.
+fn cpu_seconds(role: &str) -> f64 {
+    let process = processes(role)[0];
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid())).unwrap();
+    // After the name, which may hold anything: state is the third field, user and system time are the 14th and 15th.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / 100.0
+}
