@@ -9,9 +9,9 @@ use std::{
 use uuid::Uuid;
 
 /// Points of volumes on shares, in the store's protocol and on the node: not this test's, which has no NFS (see
-/// src/share/store/tests/crash.rs, tests/vm/crash.rs). And those of the agent, which has no cluster here (see
-/// tests/agent/crash.rs).
-const ELSEWHERE: [&str; 3] = ["share.", "share-node.", "agent."];
+/// src/share/store/tests/crash.rs, tests/vm/crash.rs). And those of the agent and the controller, which have no cluster here (see
+/// tests/agent/crash.rs, tests/controller/crashes.rs).
+const ELSEWHERE: [&str; 4] = ["share.", "share-node.", "agent.", "cluster."];
 
 /// Every failpoint in src/ and the file it stands in. A name that stands in two places is an error.
 pub fn in_source() -> BTreeMap<String, PathBuf> {
