@@ -84,7 +84,8 @@ impl<'a> Cluster<'a> {
         let (driver, pool, place) = if setup.as_the_chart_has_it {
             ("wharf.csi.dev".to_owned(), "default".to_owned(), release.controller.clone())
         } else {
-            let driver = unique("driver");
+            // csi-sanity wants a letter at the end.
+            let driver = format!("{}.csi", unique("driver"));
             bed.csi_driver(&driver);
             (driver, unique("pool"), bed.controller_place("sidecars"))
         };
