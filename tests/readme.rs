@@ -40,7 +40,7 @@ enum How {
 const IN_A_CLUSTER: How = How::Cluster("true");
 
 /// Every command of the pages. One that is missing here fails the test, and so does one that no page has.
-const COMMANDS: [(&str, How); 36] = [
+const COMMANDS: [(&str, How); 37] = [
     (
         "make demo",
         How::Target(
@@ -72,8 +72,13 @@ const COMMANDS: [(&str, How); 36] = [
     ("kubectl get localvolumes,localsnapshots", IN_A_CLUSTER),
     ("kubectl delete --filename deploy/crds.yaml", IN_A_CLUSTER),
     (
-        "kubectl get localvolumes,localsnapshots --field-selector spec.nodeName=worker-3 --output name |    xargs \
-         --no-run-if-empty --max-args 1 kubectl patch --type merge --patch '{\"metadata\":{\"finalizers\":null}}'",
+        "kubectl get localvolumes --field-selector spec.nodeName=worker-3 --output name |    xargs --no-run-if-empty \
+         --max-args 1 kubectl patch --type merge --patch '{\"metadata\":{\"finalizers\":null}}'",
+        IN_A_CLUSTER,
+    ),
+    (
+        "kubectl get localsnapshots --field-selector spec.nodeName=worker-3 --output name |    xargs --no-run-if-empty \
+         --max-args 1 kubectl patch --type merge --patch '{\"metadata\":{\"finalizers\":null}}'",
         IN_A_CLUSTER,
     ),
     ("apt-get install --yes gcc libc6-dev e2fsprogs xfsprogs", How::Packages),
