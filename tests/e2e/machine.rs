@@ -184,7 +184,8 @@ impl Machine {
 
     fn keep_logs(&self) {
         let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join(LOGS);
-        let _none_yet = fs::remove_dir_all(&kept);
+        let of_the_last_run = ["-r".as_ref(), "--one-file-system".as_ref(), kept.as_os_str()];
+        let _none_yet = host::attempt("rm", of_the_last_run);
         fs::create_dir_all(&kept).unwrap();
         let script = "cd \"$1\" && find . -name '*.log' -o -name '*.output' | grep -v /volumes/ | \
                       tar --create --files-from - | tar --extract --directory \"$2\"";
