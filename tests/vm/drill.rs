@@ -1,7 +1,7 @@
 //! The drill: fifty requests stuck on a server that died, and everybody else works on.
 //!
 //! By default one of three kinds of death, dealt by the commit, for a minute, in which every request is repeated as an
-//! orchestrator repeats it; `WHARF_TEST_FULL=1` makes it all three, and ten minutes each. What grows in ten minutes grows in the second half of one, too: requests last
+//! orchestrator repeats it; `WHARF_TEST_FULL=1` makes it ten minutes, and the other two kinds a minute each. What grows in ten minutes grows in the second half of one, too: requests last
 //! fifteen seconds here, not the two minutes that orchestrators give them.
 
 use crate::{
@@ -407,7 +407,7 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|i| format!("{prefix}{i}")).collect()
 }
 
-fn drill(kind: Kind) {
+fn drill(kind: Kind, lasts: Duration) {
     required();
     let _alone = alone();
     let name = format!("drill-{kind:?}").to_lowercase();
@@ -456,7 +456,7 @@ fn drill(kind: Kind) {
     let begin = Instant::now();
     let (watch, stuck) = (Watch::new(world.driver.pid()), Stuck::new(&world, &works));
     let mut meanwhile = Latencies::default();
-    while begin.elapsed() < Duration::from_secs(if is_full() { 600 } else { 60 }) {
+    while begin.elapsed() < lasts {
         meanwhile.refer();
         meanwhile.measure(&world, "local", &local);
         meanwhile.measure(&world, "a", &a);
@@ -617,5 +617,8 @@ fn a_server_dies() {
         Ok(name) => name == format!("{kind:?}"),
         Err(_) => is_full() || *kind == kinds[dealt],
     };
-    kinds.into_iter().filter(wanted).for_each(drill);
+    for kind in kinds.into_iter().filter(wanted) {
+        let is_long = is_full() && kind == kinds[dealt];
+        drill(kind, Duration::from_secs(if is_long { 600 } else { 60 }));
+    }
 }
