@@ -434,6 +434,24 @@ fn notes_tell_the_first_claim() {
     assert!(!notes.contains("crds.yaml") && !notes.contains("Snapshots are off"), "{notes}");
 }
 
+/// What `make test-placement` and `make e2e` run is built from these modules.
+#[test]
+fn the_sidecars_are_those_that_the_cluster_tests_run() {
+    let text = rendered("storage", &[SNAPSHOTS.to_owned()]);
+    for (sidecar, module) in [
+        ("csi-provisioner", "provisioner/go.mod github.com/kubernetes-csi/external-provisioner/v6"),
+        ("csi-resizer", "resizer/go.mod github.com/kubernetes-csi/external-resizer/v2"),
+        ("csi-snapshotter", "snapshotter/go.mod github.com/kubernetes-csi/external-snapshotter/v8"),
+    ] {
+        let (file, path) = module.split_once(' ').unwrap();
+        let modules = fs::read_to_string(at(&format!("e2e/tools/{file}"))).unwrap();
+        let required =
+            modules.lines().find_map(|line| line.trim().strip_prefix(path)?.strip_prefix(' ')).unwrap();
+        let version = required.split(' ').next().unwrap();
+        assert!(text.contains(&format!("/{sidecar}:{version}\n")), "the chart's {sidecar} is not {version}");
+    }
+}
+
 /// NOTES.txt is rendered on a cluster only: here as part of an object, in a copy of the chart.
 fn notes(arguments: &[&str]) -> String {
     let copy = tempfile::tempdir().unwrap();

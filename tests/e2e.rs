@@ -31,6 +31,7 @@ mod inside {
     mod grow;
     mod kept;
     mod life;
+    mod pages;
     mod registration;
     mod removed;
     mod snapshots;

@@ -31,8 +31,8 @@ enum How {
     Reload,
     /// The init system starts the unit.
     Start,
-    /// Needs a cluster, which is not here: this is done instead. What it would do is tested in tests/migrate.rs and
-    /// tests/chart.rs, as far as that goes without one.
+    /// Needs a cluster, which is not here: this is done instead. tests/e2e/pages.rs does what docs/install.md says on a
+    /// real one; what moves volumes is tested in tests/migrate.rs, as far as that goes without one.
     Cluster(&'static str),
 }
 
