@@ -13,12 +13,21 @@ const ROUNDS: usize = 20;
 const CALLS: [(&str, &str); 3] =
     [("controller", "CreateVolume"), ("node", "NodeStageVolume"), ("node", "NodePublishVolume")];
 
+/// What a pod has at `/data`.
+const EMPTY: &str = "an emptyDir";
+/// The kube-scheduler looks once a second whether a claim is bound that waited for its consumer
+/// (pkg/scheduler/framework/plugins/volumebinding/binder.go), and never at once: no driver can take less.
+const WAITING: &str = "wharf-local";
+/// Of release.rs, bound Immediate.
+const IMMEDIATE: &str = "local-now";
+
 /// From both objects' creation until the pod runs, in seconds.
-fn start(scene: &Scene, number: usize, with_claim: bool) -> f64 {
-    let name = format!("{}-{number}", if with_claim { "claim" } else { "empty" });
+fn start(scene: &Scene, number: usize, what: &str) -> f64 {
+    let name = format!("{}-{number}", what.replace(' ', "-").to_lowercase());
+    let with_claim = what != EMPTY;
     let start = Instant::now();
     if with_claim {
-        scene.claim(&name, "wharf-local", "64Mi");
+        scene.claim(&name, what, "64Mi");
     }
     scene.pod(&name, if with_claim { Use::Mount(&name) } else { Use::Nothing }, &json!({}));
     scene.pods().wait(&name, "runs", PATIENCE, |pod: &Pod| {
@@ -33,8 +42,8 @@ fn start(scene: &Scene, number: usize, with_claim: bool) -> f64 {
     seconds
 }
 
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
+/// Of what is sorted.
+fn median(all: &[f64]) -> f64 {
     f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
 }
 
@@ -42,35 +51,42 @@ fn median(mut all: Vec<f64>) -> f64 {
 #[ignore = "started by scenarios_pass_and_nothing_is_left_of_their_machine"]
 fn a_pod_with_a_claim_starts_hardly_later_than_one_with_an_empty_directory() {
     let scene = Scene::alone("start");
-    let (mut claims, mut empty) = (Vec::new(), Vec::new());
     let before = CALLS.map(|(role, method)| calls(role, method));
+    let mut starts = [EMPTY, IMMEDIATE, WAITING].map(|what| (what, Vec::new()));
     for number in 0..ROUNDS {
-        empty.push(start(&scene, number, false));
-        claims.push(start(&scene, number, true));
+        for (what, seconds) in &mut starts {
+            seconds.push(start(&scene, number, what));
+        }
     }
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / ROUNDS as f64;
     for ((role, method), before) in CALLS.iter().zip(before) {
         let now = calls(role, method);
         let mean = (now.1 - before.1) / (now.0 - before.0);
         println!("figure: of that {method} took {:.0} ms in the mean of {}", mean * 1e3, now.0 - before.0);
     }
-    for (what, all) in [("a claim", &claims), ("an emptyDir", &empty)] {
-        let mut sorted = all.clone();
-        sorted.sort_by(f64::total_cmp);
-        let all: Vec<_> = sorted.iter().map(|seconds| format!("{seconds:.2}")).collect();
+    for (what, all) in &mut starts {
+        all.sort_by(f64::total_cmp);
+        let all: Vec<_> = all.iter().map(|seconds| format!("{seconds:.2}")).collect();
         println!("figure: starts with {what}: {}", all.join(" "));
     }
-    // The kubelet looks once a second what its containers do, so single starts are told apart by whole seconds.
-    println!("figure: the same, by their means: difference {:.2} s", mean(&claims) - mean(&empty));
-    let (claim, empty) = (median(claims), median(empty));
-    println!(
-        "figure: from claim and pod to Running {claim:.2} s, with an emptyDir {empty:.2} s, difference {:.2} s (medians of {ROUNDS})",
-        claim - empty
-    );
+    // The kubelet looks once a second what its containers do, so single starts are told apart by whole seconds: means, too.
+    let mean = |all: &[f64]| all.iter().sum::<f64>() / ROUNDS as f64;
+    let [(_, empty), claims @ ..] = starts;
+    let mut differences = Vec::new();
+    for (class, all) in claims {
+        differences.push(median(&all) - median(&empty));
+        println!(
+            "figure: from claim ({class}) and pod to Running {:.2} s, with an emptyDir {:.2} s, difference {:.2} s \
+             (medians of {ROUNDS}), {:.2} s by their means",
+            median(&all),
+            median(&empty),
+            median(&all) - median(&empty),
+            mean(&all) - mean(&empty)
+        );
+    }
     for role in ["node", "controller"] {
         println!("figure: the driver's process as {role} uses {:.1} MiB", memory(role) as f64 / 1_048_576.0);
     }
-    assert!(claim - empty < 3.0, "a claim costs {:.2} s", claim - empty);
+    assert!(differences.iter().all(|seconds| *seconds < 3.0), "a claim costs {differences:.2?} s");
 }
 
 /// Of the driver's process, in bytes: what of it is resident.
