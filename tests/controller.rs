@@ -18,6 +18,8 @@ mod agent;
 mod bed;
 #[path = "controller/crashes.rs"]
 mod crashes;
+#[path = "controller/leftovers.rs"]
+mod leftovers;
 #[path = "controller/life.rs"]
 mod life;
 #[path = "controller/losses.rs"]

@@ -9,4 +9,5 @@ pub mod api;
 pub mod client;
 pub mod controller;
 pub mod crds;
+mod events;
 mod translate;

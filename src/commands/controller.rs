@@ -40,6 +40,7 @@ async fn serve(arguments: &ControllerArgs) -> Result<(), String> {
         namespace: arguments.cluster.namespace.clone(),
         driver_name: arguments.role.driver_name.clone(),
         node_gone_after: Duration::from_secs(arguments.node_gone_after),
+        unclaimed_after: Duration::from_secs(arguments.unclaimed_after),
     };
     let controller = Arc::new(Controller::start(client, settings));
     let mut shares = standalone::shares(&[], Some(&owner), "controller");

@@ -56,6 +56,11 @@ pub struct ControllerArgs {
     /// come back.
     #[arg(long, env = "WHARF_NODE_GONE_AFTER", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub node_gone_after: u64,
+    /// After how many seconds without a PersistentVolume and a claim a local volume is reported as `Unclaimed`.
+    ///
+    /// It is looked for every five minutes. Nothing is ever deleted for it.
+    #[arg(long, env = "WHARF_UNCLAIMED_AFTER", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
+    pub unclaimed_after: u64,
 }
 
 /// Of `wharf node`.

@@ -4,7 +4,6 @@
 //! CSI node service needs nothing of it.
 
 mod complaints;
-mod events;
 mod index;
 mod kind;
 mod lease;
@@ -15,7 +14,10 @@ mod status;
 mod watch;
 mod work;
 
-use super::api::{LocalSnapshot, LocalVolume};
+use super::{
+    api::{LocalSnapshot, LocalVolume},
+    events::Events,
+};
 use crate::{
     error::{Error, Result},
     server::Shutdown,
@@ -23,7 +25,6 @@ use crate::{
     store,
 };
 use complaints::Complaints;
-use events::Events;
 use kube::Client;
 use std::{
     sync::{
@@ -86,7 +87,7 @@ pub async fn run(client: Client, service: Arc<Service>, settings: Settings, shut
         () = shutdown.draining() => return,
     };
     let agent = Arc::new(Agent {
-        events: Events::new(client.clone(), &settings.node_name),
+        events: Events::new(client.clone(), "wharf-node", Some(settings.node_name.clone())),
         client,
         service,
         node_name: settings.node_name,

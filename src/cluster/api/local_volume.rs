@@ -1,6 +1,6 @@
 //! A local volume: one directory or image file on one node.
 
-use super::{Desired, Failure, Phase};
+use super::{Desired, Failure, Phase, UNCLAIMED};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -98,6 +98,14 @@ pub enum VolumeAccess {
     Mount,
     /// A device.
     Block,
+}
+
+impl LocalVolume {
+    /// Nothing in the cluster names it, as the controller has found.
+    pub fn is_unclaimed(&self) -> bool {
+        let conditions = self.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|condition| condition.type_ == UNCLAIMED && condition.status == "True")
+    }
 }
 
 /// What the node's agent reports.

@@ -29,6 +29,10 @@ pub const FINALIZER: &str = "wharf.csi.dev/agent";
 /// it is never the result of a CreateVolume or CreateSnapshot, and `Orphaned` until the controller takes the label off.
 pub const ORPHANED_LABEL: &str = "wharf.csi.dev/orphaned";
 
+/// The condition of a volume that is there, and that neither a PersistentVolume nor a claim names. The controller sees
+/// that, and writes it.
+pub const UNCLAIMED: &str = "Unclaimed";
+
 /// Whether there is to be data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Desired {

@@ -66,10 +66,14 @@ impl Controller {
         }
     }
 
-    /// The shares that this driver's classes and PersistentVolumes name.
-    pub async fn shares(&self) -> Result<Vec<At>> {
-        let mut shares = Vec::new();
-        self.persistent_volumes(|source| shares.extend(share_of_volume(source))).await?;
+    /// The shares that this driver's classes and PersistentVolumes name, and the handles of the latter.
+    pub(super) async fn shares_and_handles(&self) -> Result<(Vec<At>, HashSet<String>)> {
+        let (mut shares, mut handles) = (Vec::new(), HashSet::new());
+        self.persistent_volumes(|source| {
+            shares.extend(share_of_volume(source));
+            handles.insert(source.volume_handle.clone());
+        })
+        .await?;
         let api = Api::<StorageClass>::all(self.client.clone());
         let classes = answer(api.list(&ListParams::default())).await;
         let classes = classes.map_err(|trouble| trouble.doing("listing StorageClasses"))?;
@@ -77,7 +81,23 @@ impl Controller {
         shares.extend(ours.filter_map(share_of_class));
         shares.sort_by(|a, b| a.share.cmp(&b.share));
         shares.dedup_by(|a, b| a.share == b.share);
-        Ok(shares)
+        Ok((shares, handles))
+    }
+
+    /// The uids of all claims, whoever is to serve them.
+    pub(super) async fn claims(&self) -> Result<HashSet<String>> {
+        let api = Api::<PersistentVolumeClaim>::all(self.client.clone());
+        let mut page = ListParams::default().limit(PAGE);
+        let mut uids = HashSet::new();
+        loop {
+            let listed = answer(api.list_metadata(&page)).await;
+            let listed = listed.map_err(|trouble| trouble.doing("listing claims"))?;
+            uids.extend(listed.items.iter().filter_map(ResourceExt::uid));
+            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(uids),
+            }
+        }
     }
 }
 

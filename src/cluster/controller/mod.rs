@@ -18,11 +18,16 @@ mod objects;
 mod placement;
 mod snapshot;
 mod tending;
+mod unclaimed;
 mod wait;
 
-use super::api::{LocalSnapshot, LocalVolume, StorageNode};
+use super::{
+    api::{LocalSnapshot, LocalVolume, StorageNode},
+    events::Events,
+};
 use crate::{
     error::{Error, Result},
+    os,
     service::{
         Capacity, CreateLocal, CreateSnapshot, ExpandVolume, Expanded, GetCapacity, Health, Listed, Nodes,
         Page, Snapshot, ValidateVolume, Volume,
@@ -46,6 +51,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, time};
+use unclaimed::Alone;
 
 /// For the first lists.
 const LISTING: Duration = Duration::from_secs(10);
@@ -59,6 +65,8 @@ pub struct Settings {
     pub driver_name: String,
     /// After its Node object has been away for so long, a node is taken for gone.
     pub node_gone_after: Duration,
+    /// A volume that has been ready for so long without a PersistentVolume and a claim is `Unclaimed`.
+    pub unclaimed_after: Duration,
 }
 
 /// Local volumes on all nodes of a cluster.
@@ -72,6 +80,8 @@ pub struct Controller {
     machines: Machines,
     agents: Agents,
     flights: Flights,
+    events: Events,
+    alone: Alone,
 }
 
 impl fmt::Debug for Controller {
@@ -95,6 +105,9 @@ impl Controller {
             machines: Machines::watch(client.clone()),
             agents: Agents::watch(client.clone(), &settings.namespace),
             flights: Flights::default(),
+            // The host tells two of them apart: they never share one.
+            events: Events::new(client.clone(), "wharf-controller", os::host::name().ok()),
+            alone: Alone::default(),
             settings,
             client,
         }

@@ -207,42 +207,58 @@ impl<K: Wished> Objects<K> {
     }
 
     /// Merges `change` into the object, if it is what it was; `None`: it is not.
-    pub(super) async fn patch(&self, object: &K, mut change: Value) -> Result<Option<K>> {
+    pub(super) async fn patch(&self, object: &K, change: Value) -> Result<Option<K>> {
+        patch(&self.api, object, change).await
+    }
+
+    /// The same for its status.
+    pub(super) async fn patch_status(&self, object: &K, mut change: Value) -> Result<Option<K>> {
         let name = object.name_any();
-        change["metadata"]["resourceVersion"] = json!(object.resource_version());
-        change["metadata"]["uid"] = json!(object.uid());
-        let parameters = PatchParams { field_manager: by_us().field_manager, ..PatchParams::default() };
-        match answer(self.api.patch(&name, &parameters, &Patch::Merge(change))).await {
-            Ok(object) => Ok(Some(object)),
-            Err(Trouble::Api(status)) if status.code == 409 || is_missing(&status) => Ok(None),
-            Err(trouble) => Err(trouble.doing(&format!("changing the object of {} {name}", K::NOUN))),
-        }
+        change["metadata"] = json!({ "resourceVersion": object.resource_version(), "uid": object.uid() });
+        let (parameters, change) = (as_us(), Patch::Merge(change));
+        unless_changed(answer(self.api.patch_status(&name, &parameters, &change)).await)
+            .map_err(|trouble| trouble.doing(&format!("reporting on the object of {} {name}", K::NOUN)))
     }
 
     /// Deletes it if it is as it was when it was read.
     pub(super) async fn delete_unchanged(&self, object: &K) -> Result<Deleted> {
-        self.delete(object, object.resource_version()).await
+        delete(&self.api, object, object.resource_version()).await
     }
 
     /// Deletes it, whatever has been written to it since; never another one of its name.
     pub(super) async fn delete_this(&self, object: &K) -> Result<Deleted> {
-        self.delete(object, None).await
+        delete(&self.api, object, None).await
     }
+}
 
-    async fn delete(&self, object: &K, resource_version: Option<String>) -> Result<Deleted> {
-        let name = object.name_any();
-        let preconditions = Some(Preconditions { resource_version, uid: object.uid() });
-        let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
-        match answer(self.api.delete(&name, &parameters)).await {
-            // What is gone at once is answered with a status or with its last state, which then has no finalizers.
-            Ok(left) => Ok(match left.left() {
-                Some(object) if !object.finalizers().is_empty() => Deleted::Leaving,
-                _ => Deleted::Gone,
-            }),
-            Err(Trouble::Api(status)) if is_missing(&status) => Ok(Deleted::Gone),
-            Err(Trouble::Api(status)) if status.code == 409 => Ok(Deleted::Changed),
-            Err(trouble) => Err(trouble.doing(&format!("deleting the object of {} {name}", K::NOUN))),
-        }
+/// Merges `change` into the object, if it is what it was; `None`: it is not.
+pub(super) async fn patch<K: Wished>(api: &Api<K>, object: &K, mut change: Value) -> Result<Option<K>> {
+    let name = object.name_any();
+    change["metadata"]["resourceVersion"] = json!(object.resource_version());
+    change["metadata"]["uid"] = json!(object.uid());
+    let (parameters, change) = (as_us(), Patch::Merge(change));
+    unless_changed(answer(api.patch(&name, &parameters, &change)).await)
+        .map_err(|trouble| trouble.doing(&format!("changing the object of {} {name}", K::NOUN)))
+}
+
+/// Deletes an object, never another one of its name; with a version only as it was then.
+pub(super) async fn delete<K: Wished>(
+    api: &Api<K>,
+    object: &K,
+    resource_version: Option<String>,
+) -> Result<Deleted> {
+    let name = object.name_any();
+    let preconditions = Some(Preconditions { resource_version, uid: object.uid() });
+    let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+    match answer(api.delete(&name, &parameters)).await {
+        // What is gone at once is answered with a status or with its last state, which then has no finalizers.
+        Ok(left) => Ok(match left.left() {
+            Some(object) if !object.finalizers().is_empty() => Deleted::Leaving,
+            _ => Deleted::Gone,
+        }),
+        Err(Trouble::Api(status)) if is_missing(&status) => Ok(Deleted::Gone),
+        Err(Trouble::Api(status)) if status.code == 409 => Ok(Deleted::Changed),
+        Err(trouble) => Err(trouble.doing(&format!("deleting the object of {} {name}", K::NOUN))),
     }
 }
 
@@ -260,6 +276,19 @@ where
 
 fn by_us() -> PostParams {
     PostParams { field_manager: Some("wharf-controller".to_owned()), ..PostParams::default() }
+}
+
+fn as_us() -> PatchParams {
+    PatchParams { field_manager: by_us().field_manager, ..PatchParams::default() }
+}
+
+/// `None`: the object is not what it was, or no more.
+fn unless_changed<K>(answer: Result<K, Trouble>) -> Result<Option<K>, Trouble> {
+    match answer {
+        Ok(object) => Ok(Some(object)),
+        Err(Trouble::Api(status)) if status.code == 409 || is_missing(&status) => Ok(None),
+        Err(trouble) => Err(trouble),
+    }
 }
 
 /// Who changed which field is of no use here, and the larger part of an object.

@@ -1,5 +1,5 @@
-//! What is done now and then, whether anybody asks or not: shares are looked after, and what agents have found on
-//! their disks is taken up where somebody still names it.
+//! What is done now and then, whether anybody asks or not: shares are looked after, what agents have found on their
+//! disks is taken up where somebody still names it, and what nobody names is said.
 
 use super::{Controller, objects::Wished};
 use crate::{error::Result, service::Service};
@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use std::{sync::Arc, time::Duration};
 use tokio::time;
 
-/// How often what agents have found is looked at, and how many of these beats later the shares are.
+/// How often what agents have found is looked at, and how many of these beats later all PersistentVolumes are.
 const BEAT: Duration = Duration::from_secs(60);
 const BEATS: usize = 5;
 /// After a failure.
@@ -16,6 +16,7 @@ const SOON: Duration = Duration::from_secs(10);
 impl Controller {
     /// Until it is dropped.
     pub async fn tend(self: Arc<Self>, service: Arc<Service>) {
+        let pause = BEAT.min(self.settings.unclaimed_after);
         let mut beat = 0;
         loop {
             let tended = self.tend_once(&service, beat % BEATS == 0).await;
@@ -26,16 +27,19 @@ impl Controller {
                 );
             }
             beat += usize::from(tended.is_ok());
-            time::sleep(if tended.is_ok() { BEAT } else { SOON }).await;
+            time::sleep(if tended.is_ok() { pause } else { SOON }).await;
         }
     }
 
-    async fn tend_once(&self, service: &Service, with_shares: bool) -> Result<()> {
+    async fn tend_once(&self, service: &Service, with_all: bool) -> Result<()> {
         self.listed().await?;
-        if with_shares {
-            self.shares().await?.iter().for_each(|share| service.look_after(share));
+        self.take_up().await?;
+        if with_all {
+            let (shares, handles) = self.shares_and_handles().await?;
+            shares.iter().for_each(|share| service.look_after(share));
+            self.tell_unclaimed(&handles).await?;
         }
-        self.take_up().await
+        Ok(())
     }
 
     /// After a reinstallation the objects are lost, and the PersistentVolumes are not.

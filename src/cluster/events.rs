@@ -14,8 +14,9 @@ const LONGEST: usize = 1000;
 pub struct Events(Recorder);
 
 impl Events {
-    pub fn new(client: Client, node_name: &str) -> Self {
-        let reporter = Reporter { controller: "wharf-node".to_owned(), instance: Some(node_name.to_owned()) };
+    /// `instance` tells those of one role apart.
+    pub fn new(client: Client, role: &str, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: role.to_owned(), instance };
         Self(Recorder::new(client, reporter))
     }
 
