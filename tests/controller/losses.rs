@@ -37,6 +37,10 @@ fn a_node_that_is_gone_for_good_does_not_keep_its_volumes() {
             (tombstone.spec.desired, tombstone.spec.node_name.as_str()),
             (Desired::Absent, node.as_str())
         );
+        eventually("an event tells it", 10, || {
+            let events = rig.volumes().events(&key(name));
+            events.contains("NodeGone") && events.contains(&format!("wharf gc --node {node}"))
+        });
     }
     assert_eq!(disk.lock().unwrap().len(), 2);
     let back = rig.agent(&node, Manner::Serves, disk);

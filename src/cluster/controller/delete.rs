@@ -134,17 +134,22 @@ impl Controller {
             Ended::Dead => match self.is_gone_for_good(object.node_name()).await? {
                 // Its agent finds the wish should it ever come back.
                 true => {
-                    tracing::warn!(
-                        noun = K::NOUN,
-                        name = object.name_any(),
-                        node = object.node_name(),
-                        "deleted on a node that is gone; the object stays, for the node to purge it should it come back"
-                    );
+                    self.tell_tombstone(object);
                     Ok(true)
                 }
                 false => Err(nobody(object)),
             },
         }
+    }
+
+    /// It is deleted for whoever asked, and its data may lie on a disk all the same.
+    fn tell_tombstone<K: Wished>(&self, object: &K) {
+        let node = object.node_name();
+        let note = format!(
+            "deleted, but node {node} is gone and has not purged the data: the object stays, for the node to purge it \
+             should it come back; when it never will, `wharf gc --node {node} --apply` takes the object away"
+        );
+        self.events.warning(object.object_ref(&()), "Delete", "NodeGone", note);
     }
 
     /// Whether the Node has been away for the time after which it is taken for gone, and its agent is dead.
