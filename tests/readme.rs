@@ -40,7 +40,7 @@ enum How {
 const IN_A_CLUSTER: How = How::Cluster("true");
 
 /// Every command of the pages. One that is missing here fails the test, and so does one that no page has.
-const COMMANDS: [(&str, How); 37] = [
+const COMMANDS: [(&str, How); 39] = [
     (
         "make demo",
         How::Target(
@@ -96,6 +96,8 @@ const COMMANDS: [(&str, How); 37] = [
     ("wharf gc", How::Shell),
     ("wharf gc --apply", How::Shell),
     ("wharf volumes --output json", How::Shell),
+    ("wharf gc --node worker-3", IN_A_CLUSTER),
+    ("wharf gc --node worker-3 --apply", IN_A_CLUSTER),
     (
         "scripts/migrate-pv --output /var/tmp/moving",
         How::Cluster(

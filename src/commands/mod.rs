@@ -43,7 +43,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Where something was found; in JSON a field `pool` or `share`.
+/// Where something was found; in JSON a field `pool`, `share` or `node`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Store {
@@ -51,12 +51,17 @@ enum Store {
     Pool(String),
     /// `SERVER:/PATH`.
     Share(String),
+    /// The name of its object.
+    #[cfg(feature = "cluster")]
+    Node(String),
 }
 
 impl fmt::Display for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pool(name) | Self::Share(name) => f.write_str(name),
+            #[cfg(feature = "cluster")]
+            Self::Node(name) => f.write_str(name),
         }
     }
 }

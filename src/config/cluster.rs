@@ -41,6 +41,26 @@ pub struct RoleArgs {
     pub metrics_address: Option<SocketAddr>,
 }
 
+/// The objects that a command looks at beside pools and shares.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ObjectArgs {
+    /// Look through the cluster's objects: volumes that no PersistentVolume names, and tombstones of deleted volumes
+    /// and snapshots whose node is gone.
+    ///
+    /// Both stay, also with --apply.
+    #[arg(long, group = "stores")]
+    pub cluster: bool,
+    /// A node that is gone and never comes back: its tombstones may be removed.
+    ///
+    /// Its Node object must have been deleted. Should the node come back all the same, its agent announces what is on
+    /// its disks as `Orphaned`.
+    #[arg(long, value_name = "NODE", group = "stores")]
+    pub node: Option<String>,
+    /// How to reach the API server [default: as the pod's service account].
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
 /// Of `wharf controller`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct ControllerArgs {

@@ -9,7 +9,7 @@
 mod cluster;
 
 #[cfg(feature = "cluster")]
-pub use cluster::{ClusterArgs, ControllerArgs, NodeArgs, RoleArgs};
+pub use cluster::{ClusterArgs, ControllerArgs, NodeArgs, ObjectArgs, RoleArgs};
 
 use crate::{
     service::nfs::At,
@@ -64,7 +64,7 @@ pub enum Command {
     ///
     /// Nothing is written there. The exit code is 0 when every pool and share could be listed.
     Volumes(VolumesArgs),
-    /// Finds leftovers on pools and NFS shares, and with --apply removes them.
+    /// Finds leftovers on pools and NFS shares and among a cluster's objects, and with --apply removes them.
     ///
     /// Without --apply nothing is changed (on a share a file is touched to read its server's clock). What cannot be proven to be this driver's leftover is reported
     /// and never removed. May be used beside a running driver. The exit code is 0 when nothing is left that
@@ -181,6 +181,10 @@ pub struct GcArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would become a heading")]
     pub on: ShareArgs,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become a heading")]
+    pub objects: ObjectArgs,
     /// Remove what is proven to be a leftover of this driver.
     #[arg(long)]
     pub apply: bool,

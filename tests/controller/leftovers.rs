@@ -4,13 +4,19 @@
 use crate::{
     agent::Manner,
     bed::{Bed, unique},
-    rig::{GIB, Rig, define_kinds, key},
+    rig::{GIB, Rig, define_kinds, key, to_the_end},
     support::{driver::Driver, eventually},
 };
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use std::{sync::OnceLock, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
 use wharf::cluster::api::LocalVolume;
 
 fn rig() -> Rig<'static> {
@@ -96,4 +102,93 @@ fn a_volume_that_nothing_names_is_unclaimed_until_something_does() {
     for name in [&bound, &nobodys] {
         rig.bed.all::<PersistentVolume>().delete(name);
     }
+}
+
+fn gc(rig: &Rig, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+    command.arg("gc").args(arguments).arg("--kubeconfig").arg(rig.bed.kubeconfig());
+    command.env_remove("WHARF_POOLS").env_remove("WHARF_SHARES").output().unwrap()
+}
+
+/// What it finds on a node: kind, place, whether it may be removed, and was.
+fn found_on(rig: &Rig, node: &str, arguments: &[&str]) -> BTreeSet<(String, String, bool, bool)> {
+    let output = gc(rig, &[arguments, &["--output", "json"]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let flag = |row: &Value, key: &str| row[key].as_bool().unwrap();
+    let of_node = report["leftovers"].as_array().unwrap().iter().filter(|row| row["node"] == node);
+    of_node
+        .map(|row| (text(row, "what"), text(row, "place"), flag(row, "removable"), flag(row, "removed")))
+        .collect()
+}
+
+#[test]
+fn tombstones_go_when_somebody_gives_their_node_up() {
+    let rig = rig();
+    let agent = rig.served(10 * GIB, Manner::Serves);
+    let driver = rig.driver(&[]);
+    let mut co = driver.co();
+    let [deleted, cut, kept, held] = ["pvc", "snapshot", "pvc", "pvc"].map(unique);
+    let ids = [&deleted, &kept, &held].map(|name| co.create(name, &rig.spec()).unwrap().volume_id);
+    rig.bed.all::<PersistentVolume>().create(named(&kept, &ids[1]));
+    let snapshot = co.snapshot(&cut, &ids[0]).unwrap().snapshot_id;
+    let (node, disk) = (agent.node.clone(), agent.die());
+    // Refused as long as its Node is there, whatever is asked for.
+    let refused = gc(&rig, &["--node", &node, "--apply"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("is in the cluster"), "{why}");
+    let foreign = json!({ "metadata": { "finalizers": ["wharf.csi.dev/agent", "example.com/mine"] } });
+    rig.volumes().merge(&key(&held), foreign).unwrap();
+    rig.bed.remove_node(&node);
+    to_the_end(30, || co.delete(&ids[0])).unwrap();
+    to_the_end(30, || co.delete_snapshot(&snapshot)).unwrap();
+    to_the_end(30, || co.delete(&ids[2])).unwrap();
+
+    let volume = |name: &str| format!("localvolume/{}", key(name));
+    let row = |what: &str, place: String, removable: bool, removed: bool| {
+        (format!("tombstone of a {what}"), place, removable, removed)
+    };
+    let rows = |removable: bool, removed: bool| {
+        BTreeSet::from([
+            row("volume", volume(&deleted), removable, removed),
+            row("volume", volume(&held), removable, false),
+            row("snapshot", format!("localsnapshot/{}", key(&cut)), removable, removed),
+        ])
+    };
+    assert_eq!(found_on(&rig, &node, &["--cluster"]), rows(false, false));
+    assert_eq!(found_on(&rig, &node, &["--cluster", "--apply"]), rows(false, false));
+    assert_eq!(found_on(&rig, "node", &["--node", "another"]), BTreeSet::new());
+    assert_eq!(found_on(&rig, &node, &["--node", &node]), rows(true, false));
+    assert!(rig.volumes().get(&key(&deleted)).is_some(), "a dry run has removed it");
+    let mut after = rows(true, true);
+    after.remove(&row("volume", volume(&held), true, false));
+    after.insert(row("volume", volume(&held), false, false));
+    assert_eq!(found_on(&rig, &node, &["--node", &node, "--apply"]), after);
+    assert!(rig.volumes().get(&key(&deleted)).is_none() && rig.snapshots().get(&key(&cut)).is_none());
+    let finalizers = rig.volumes().get(&key(&held)).unwrap().finalizers().to_vec();
+    assert_eq!(finalizers, ["example.com/mine"], "others' finalizers are theirs");
+    let wanted = rig.volumes().get(&key(&kept)).unwrap();
+    assert!(wanted.metadata.deletion_timestamp.is_none() && wanted.finalizers().len() == 1);
+    rig.volumes().merge(&key(&held), json!({ "metadata": { "finalizers": null } })).unwrap();
+    rig.bed.all::<PersistentVolume>().delete(&kept);
+    assert_eq!(disk.lock().unwrap().len(), 4);
+}
+
+#[test]
+fn an_unclaimed_volume_is_listed_and_stays() {
+    let rig = rig();
+    let agent = rig.served(10 * GIB, Manner::Serves);
+    let driver = impatient(&rig);
+    let name = unique("pvc");
+    driver.co().create(&name, &rig.spec()).unwrap();
+    rig.volumes().wait(&key(&name), "is unclaimed", 30, LocalVolume::is_unclaimed);
+    let row = ("unclaimed volume".to_owned(), format!("localvolume/{}", key(&name)), false, false);
+    for arguments in [&["--cluster"][..], &["--cluster", "--apply"]] {
+        assert_eq!(found_on(&rig, &agent.node, arguments), BTreeSet::from([row.clone()]));
+    }
+    assert!(agent.holds(&key(&name)));
+    let table = gc(&rig, &["--cluster"]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.status.success() && text.contains("make one to use or delete the data"), "{text}");
 }

@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod expand;
 mod health;
+pub mod leftovers;
 mod list;
 mod machines;
 mod mirror;

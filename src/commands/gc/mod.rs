@@ -1,5 +1,7 @@
-//! `wharf gc`: leftovers on pools and shares, shown, and removed where that is asked for and safe.
+//! `wharf gc`: leftovers on pools and shares and in a cluster, shown, and removed where that is asked for and safe.
 
+#[cfg(feature = "cluster")]
+mod objects;
 mod pools;
 mod shares;
 
@@ -9,6 +11,8 @@ use crate::{
     error::Result,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(feature = "cluster")]
+use objects::InCluster;
 use pools::OnPool;
 use serde::Serialize;
 use shares::OnShare;
@@ -68,6 +72,8 @@ impl Row {
 enum Finding {
     OnPool(OnPool),
     OnShare(OnShare),
+    #[cfg(feature = "cluster")]
+    InCluster(InCluster),
 }
 
 impl Finding {
@@ -75,6 +81,8 @@ impl Finding {
         match self {
             Self::OnPool(finding) => finding.row(),
             Self::OnShare(finding) => finding.row(),
+            #[cfg(feature = "cluster")]
+            Self::InCluster(finding) => finding.row(),
         }
     }
 
@@ -83,15 +91,19 @@ impl Finding {
         match self {
             Self::OnPool(finding) => finding.purge(files),
             Self::OnShare(finding) => finding.purge(),
+            #[cfg(feature = "cluster")]
+            Self::InCluster(finding) => finding.purge(),
         }
     }
 }
 
-/// Looks through all pools and shares before anything is removed from one.
+/// Looks through everything before anything is removed from one.
 pub fn run(arguments: &GcArgs) -> Outcome {
     check_pools(&arguments.pools)?;
     let mut found = pools::find(&arguments.pools)?;
     found.extend(shares::find(&arguments.on)?);
+    #[cfg(feature = "cluster")]
+    found.extend(objects::find(&arguments.objects)?);
     let mut rows: Vec<Row> = found.iter().map(Finding::row).collect();
     if arguments.apply {
         purge(&found, &mut rows, arguments.output == Output::Table);
