@@ -11,7 +11,7 @@ use crate::{
         controller::{Controller, Settings, cluster_uid},
     },
     config::ControllerArgs,
-    rpc::Offer,
+    rpc::{Offer, metrics::Metrics},
     server::{self, Endpoint, Shutdown},
     service::{self, Service},
 };
@@ -48,11 +48,14 @@ async fn serve(arguments: &ControllerArgs) -> Result<(), String> {
     let config = service::Config { pools: &[], node_id: "controller", max_volumes: 0, shares };
     let service = Service::new(&config).map_err(|error| error.chain())?;
     let service = Arc::new(service.with_nodes(Arc::clone(&controller) as Arc<dyn service::Nodes>));
+    let mut metrics = Metrics::new(Arc::clone(&service));
+    controller.register(metrics.registry());
     task::spawn(controller.tend(Arc::clone(&service)));
     let role = Role {
         endpoint: &arguments.role.endpoint,
         driver_name: &arguments.role.driver_name,
         metrics_address: arguments.role.metrics_address,
+        metrics,
         offer: Offer { controller: true, node: false },
         service,
     };

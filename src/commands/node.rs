@@ -12,7 +12,7 @@ use crate::{
     cluster::{agent, client},
     config::{NodeArgs, check_node_id, check_pools},
     os,
-    rpc::Offer,
+    rpc::{Offer, metrics::Metrics},
     server::{self, Endpoint, Shutdown, shutdown::Trigger, socket::EndpointError},
     service::{self, Service},
 };
@@ -55,15 +55,18 @@ async fn serve_node(
 ) -> Result<(), String> {
     let (trigger, shutdown) =
         server::triggered_shutdown().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let (mut metrics, figures) = (Metrics::new(Arc::clone(&service)), Arc::<agent::Figures>::default());
+    figures.register(metrics.registry());
     let role = Role {
         endpoint: &arguments.role.endpoint,
         driver_name: &arguments.role.driver_name,
         metrics_address: arguments.role.metrics_address,
+        metrics,
         offer: Offer { controller: false, node: true },
         service: Arc::clone(&service),
     };
     let bound = role.bind().await?;
-    task::spawn(run_agent(arguments.clone(), service, shutdown.clone()));
+    task::spawn(run_agent(arguments.clone(), service, figures, shutdown.clone()));
     let Some(registration) = registration else { return bound.serve_until(shutdown).await };
     let listener = registration.listen()?;
     // Whichever ends first takes the other one along.
@@ -75,7 +78,12 @@ async fn serve_node(
 }
 
 /// Beside CSI: what keeps the agent from its work is said, and tried again.
-async fn run_agent(arguments: NodeArgs, service: Arc<Service>, shutdown: Shutdown) {
+async fn run_agent(
+    arguments: NodeArgs,
+    service: Arc<Service>,
+    figures: Arc<agent::Figures>,
+    shutdown: Shutdown,
+) {
     let client = loop {
         match client::connect(arguments.cluster.kubeconfig.as_deref()).await {
             Ok(client) => break client,
@@ -90,7 +98,7 @@ async fn run_agent(arguments: NodeArgs, service: Arc<Service>, shutdown: Shutdow
         node_name: arguments.node_id.clone(),
         namespace: arguments.cluster.namespace.clone(),
     };
-    agent::run(client, service, settings, shutdown).await;
+    agent::run(client, service, settings, figures, shutdown).await;
 }
 
 async fn then_drain<T>(trigger: &Trigger, work: impl Future<Output = T>) -> T {

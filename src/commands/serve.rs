@@ -27,6 +27,8 @@ pub struct Role<'a> {
     pub driver_name: &'a str,
     /// Where metrics are served, if at all.
     pub metrics_address: Option<SocketAddr>,
+    /// Of the service, and of what else the role does.
+    pub metrics: Metrics,
     /// Which CSI services.
     pub offer: Offer,
     /// Behind all of them.
@@ -73,7 +75,7 @@ impl Role<'_> {
     pub async fn bind(self) -> Result<Bound, String> {
         let endpoint: Endpoint =
             self.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
-        let metrics = Arc::new(Metrics::new(Arc::clone(&self.service)));
+        let metrics = Arc::new(self.metrics);
         if let Some(address) = self.metrics_address {
             serve_metrics(address, Arc::clone(&metrics)).await?;
         }

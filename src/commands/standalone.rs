@@ -8,7 +8,7 @@ use super::{
 use crate::{
     config::{StandaloneArgs, check_node_id, check_pools},
     os,
-    rpc::Offer,
+    rpc::{Offer, metrics::Metrics},
     server::{self, Endpoint},
     service::{
         self, Service,
@@ -40,12 +40,14 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
         shares,
     };
     let service = Service::new(&config).map_err(|error| error.chain())?;
+    let service = Arc::new(service);
     let role = Role {
         endpoint: &arguments.endpoint,
         driver_name: &arguments.driver_name,
         metrics_address: arguments.metrics_address,
+        metrics: Metrics::new(Arc::clone(&service)),
         offer: Offer { controller: true, node: true },
-        service: Arc::new(service),
+        service,
     };
     serve::to_the_end(serve::runtime()?, role.serve())
 }

@@ -63,6 +63,11 @@ impl Metrics {
         Self { registry, handled, durations, in_flight }
     }
 
+    /// For what is counted elsewhere.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
     pub(super) fn start(&self, method: &'static str) -> InFlight {
         let gauge = self.in_flight.get_or_create_owned(&Method { method });
         gauge.inc();

@@ -3,7 +3,11 @@
 use crate::{
     bed::unique,
     stand::{SIZE, Stand, entries, is_accepted, key, phase, readiness, snapshot_phase},
-    support::{MIB, eventually},
+    support::{
+        MIB,
+        driver::{free_address, sample, scrape},
+        eventually,
+    },
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::json;
@@ -155,4 +159,39 @@ fn a_wish_alone_is_enough() {
         phase(volume) == Phase::Deleting && !is_accepted(volume)
     });
     stand.volumes().delete(&key(&unknown));
+}
+
+#[test]
+fn what_it_does_is_counted() {
+    let mut stand = Stand::new();
+    let address = free_address();
+    stand.kill();
+    stand.start(&[("WHARF_METRICS_ADDRESS", &address)]);
+    let of = |name: &str, labels: &str| sample(&scrape(&address), &format!("wharf_agent_{name}{{{labels}}}"));
+    let (good, bad) = (unique("pvc"), unique("pvc"));
+    stand.ready(&good, json!({}));
+    stand.volumes().create(stand.volume(&bad, json!({ "pool": "none" })));
+    stand.volumes().wait(&key(&bad), "has failed", 30, |volume| phase(volume) == Phase::Failed);
+    let counted = |phase: &str| of("objects", &format!("kind=\"volume\",phase=\"{phase}\""));
+    eventually("all is counted", 10, || {
+        (counted("Ready"), counted("Failed"), counted("Pending")) == (Some(1.0), Some(1.0), Some(0.0))
+    });
+    eventually("nothing waits", 10, || of("objects_queued", "kind=\"volume\"") == Some(0.0));
+    let done = |action: &str, result: &str| {
+        of("actions_total", &format!("kind=\"volume\",action=\"{action}\",result=\"{result}\""))
+    };
+    assert_eq!(done("create", "OK"), Some(1.0));
+    assert_eq!(done("create", "Invalid"), Some(1.0), "{}", scrape(&address));
+    stand.unwish(&good);
+    stand.volumes().wait_gone(&key(&good), 30);
+    assert_eq!((done("delete", "OK"), counted("Lost")), (Some(1.0), Some(0.0)));
+    let seconds = of("action_duration_seconds_count", "kind=\"volume\",action=\"create\"");
+    assert_eq!(seconds, Some(2.0), "{}", scrape(&address));
+    // Deleting what was never there leaves nothing queued either.
+    stand.unwish(&bad);
+    stand.volumes().wait_gone(&key(&bad), 30);
+    eventually("nothing is left", 10, || {
+        (counted("Ready"), counted("Failed"), of("objects_queued", "kind=\"volume\""))
+            == (Some(0.0), Some(0.0), Some(0.0))
+    });
 }

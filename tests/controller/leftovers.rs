@@ -5,7 +5,10 @@ use crate::{
     agent::Manner,
     bed::{Bed, unique},
     rig::{GIB, Rig, define_kinds, key, to_the_end},
-    support::{driver::Driver, eventually},
+    support::{
+        driver::{Driver, free_address, sample, scrape},
+        eventually,
+    },
 };
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
@@ -127,7 +130,8 @@ fn found_on(rig: &Rig, node: &str, arguments: &[&str]) -> BTreeSet<(String, Stri
 fn tombstones_go_when_somebody_gives_their_node_up() {
     let rig = rig();
     let agent = rig.served(10 * GIB, Manner::Serves);
-    let driver = rig.driver(&[]);
+    let metrics = free_address();
+    let driver = rig.driver(&[("WHARF_METRICS_ADDRESS", &metrics)]);
     let mut co = driver.co();
     let [deleted, cut, kept, held] = ["pvc", "snapshot", "pvc", "pvc"].map(unique);
     let ids = [&deleted, &kept, &held].map(|name| co.create(name, &rig.spec()).unwrap().volume_id);
@@ -144,6 +148,14 @@ fn tombstones_go_when_somebody_gives_their_node_up() {
     to_the_end(30, || co.delete(&ids[0])).unwrap();
     to_the_end(30, || co.delete_snapshot(&snapshot)).unwrap();
     to_the_end(30, || co.delete(&ids[2])).unwrap();
+
+    let count = |name: &str| sample(&scrape(&metrics), &format!("wharf_controller_{name}"));
+    eventually("they are counted", 10, || {
+        let of_kind = |kind: &str| count(&format!("tombstones{{kind=\"{kind}\"}}"));
+        (of_kind("volume"), of_kind("snapshot")) == (Some(2.0), Some(1.0))
+    });
+    let dead = count("unanswered_waits_total{reason=\"dead\"}");
+    assert!(dead >= Some(3.0), "{}", scrape(&metrics));
 
     let volume = |name: &str| format!("localvolume/{}", key(name));
     let row = |what: &str, place: String, removable: bool, removed: bool| {
@@ -179,10 +191,14 @@ fn tombstones_go_when_somebody_gives_their_node_up() {
 fn an_unclaimed_volume_is_listed_and_stays() {
     let rig = rig();
     let agent = rig.served(10 * GIB, Manner::Serves);
-    let driver = impatient(&rig);
+    let metrics = free_address();
+    let driver = rig.driver(&[("WHARF_UNCLAIMED_AFTER", "1"), ("WHARF_METRICS_ADDRESS", &metrics)]);
     let name = unique("pvc");
     driver.co().create(&name, &rig.spec()).unwrap();
     rig.volumes().wait(&key(&name), "is unclaimed", 30, LocalVolume::is_unclaimed);
+    eventually("it is counted", 10, || {
+        sample(&scrape(&metrics), "wharf_controller_unclaimed_volumes") >= Some(1.0)
+    });
     let row = ("unclaimed volume".to_owned(), format!("localvolume/{}", key(&name)), false, false);
     for arguments in [&["--cluster"][..], &["--cluster", "--apply"]] {
         assert_eq!(found_on(&rig, &agent.node, arguments), BTreeSet::from([row.clone()]));

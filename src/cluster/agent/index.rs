@@ -13,6 +13,8 @@ use std::{
 /// What of an object decides whether the slow beat has to look at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// As last reported; `None`: it cannot be read.
+    phase: Option<Phase>,
     /// It says that its data is there.
     there: bool,
     /// It says that its data was there.
@@ -27,7 +29,12 @@ impl Seen {
         let there = matches!(phase, Phase::Ready | Phase::Orphaned);
         let unready =
             conditions.iter().any(|condition| condition.type_ == READY && condition.status != "True");
-        Self { there, lost: phase == Phase::Lost, troubled: there && (failure.is_some() || unready) }
+        Self {
+            phase: Some(phase),
+            there,
+            lost: phase == Phase::Lost,
+            troubled: there && (failure.is_some() || unready),
+        }
     }
 }
 
@@ -81,6 +88,11 @@ impl Index {
             state.own.remove(name);
         }
         true
+    }
+
+    /// What each says that can be read.
+    pub fn phases(&self) -> Vec<Phase> {
+        self.state().seen.values().filter_map(|seen| seen.phase).collect()
     }
 
     /// Not all objects are known any more.

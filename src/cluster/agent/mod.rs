@@ -4,6 +4,7 @@
 //! CSI node service needs nothing of it.
 
 mod complaints;
+mod figures;
 mod index;
 mod kind;
 mod lease;
@@ -25,6 +26,7 @@ use crate::{
     store,
 };
 use complaints::Complaints;
+pub use figures::Figures;
 use kube::Client;
 use std::{
     sync::{
@@ -64,6 +66,7 @@ struct Agent {
     node_name: String,
     events: Events,
     complaints: Complaints,
+    figures: Arc<Figures>,
     /// Something was made, grown or deleted.
     node_changed: Notify,
     short: Semaphore,
@@ -81,7 +84,13 @@ impl std::fmt::Debug for Agent {
 
 /// Works until the process is to stop. An API server that is away, refuses, or does not know the driver's kinds is
 /// waited for.
-pub async fn run(client: Client, service: Arc<Service>, settings: Settings, shutdown: Shutdown) {
+pub async fn run(
+    client: Client,
+    service: Arc<Service>,
+    settings: Settings,
+    figures: Arc<Figures>,
+    shutdown: Shutdown,
+) {
     let alone = tokio::select! {
         alone = alone(&service) => alone,
         () = shutdown.draining() => return,
@@ -92,6 +101,7 @@ pub async fn run(client: Client, service: Arc<Service>, settings: Settings, shut
         service,
         node_name: settings.node_name,
         complaints: Complaints::default(),
+        figures,
         node_changed: Notify::new(),
         short: Semaphore::new(SHORT),
         long: Semaphore::new(LONG),

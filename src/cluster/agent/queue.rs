@@ -1,5 +1,6 @@
 //! Work on objects: each on one at a time, many side by side, again after a while where it did not succeed.
 
+use prometheus_client::metrics::gauge::Gauge;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,6 +50,8 @@ pub struct Queue<W: Work>(Arc<Shared<W>>);
 
 struct Shared<W: Work> {
     work: W,
+    /// How many slots there are, for whoever wants to know.
+    count: Gauge,
     slots: Mutex<HashMap<String, Slot<W::Item>>>,
 }
 
@@ -65,8 +68,8 @@ impl<W: Work> Clone for Queue<W> {
 }
 
 impl<W: Work> Queue<W> {
-    pub fn new(work: W) -> Self {
-        Self(Arc::new(Shared { work, slots: Mutex::default() }))
+    pub fn new(work: W, count: Gauge) -> Self {
+        Self(Arc::new(Shared { work, count, slots: Mutex::default() }))
     }
 
     /// Something was heard of an object.
@@ -83,14 +86,9 @@ impl<W: Work> Queue<W> {
         let changed = Arc::new(Notify::new());
         let slot = Slot { changed: Arc::clone(&changed), news: Some(item) };
         slots.insert(name.to_owned(), slot);
+        self.0.count.inc();
         drop(slots);
         tokio::spawn(run(Arc::clone(&self.0), name.to_owned(), changed));
-    }
-
-    /// How many objects are being worked on.
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.0.slots().len()
     }
 }
 
@@ -110,6 +108,7 @@ impl<W: Work> Shared<W> {
         let news = slots.get_mut(name).and_then(|slot| slot.news.take());
         if news.is_none() {
             slots.remove(name);
+            self.count.dec();
         }
         news
     }
@@ -161,7 +160,7 @@ mod tests {
 
     fn queue() -> (Queue<Told>, mpsc::UnboundedReceiver<Begun>) {
         let (sender, begun) = mpsc::unbounded_channel();
-        (Queue::new(Told(sender)), begun)
+        (Queue::new(Told(sender), Gauge::default()), begun)
     }
 
     #[tokio::test]
@@ -175,6 +174,7 @@ mod tests {
         queue.put("a", Some(3));
         queue.put("a", None);
         time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(queue.0.count.get(), 2);
         assert!(begun.try_recv().is_err(), "the first is still at it");
         first.2.send(Outcome::Done).unwrap();
         let again = begun.recv().await.unwrap();
@@ -183,7 +183,7 @@ mod tests {
         second.2.send(Outcome::Done).unwrap();
         time::sleep(Duration::from_millis(50)).await;
         assert!(begun.try_recv().is_err());
-        assert_eq!(queue.len(), 0, "nothing is kept of what is done");
+        assert_eq!((queue.0.slots().len(), queue.0.count.get()), (0, 0), "nothing is kept of what is done");
     }
 
     #[tokio::test]

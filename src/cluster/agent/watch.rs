@@ -37,13 +37,15 @@ type Disk = (HashSet<String>, bool);
 
 impl<K: Kind> Watch<K> {
     pub fn new(agent: &Arc<Agent>) -> Self {
-        let index = Arc::new(Index::default());
+        let figures = agent.figures.of(K::KIND);
+        let index = Arc::clone(&figures.index);
         let keeper = Keeper {
             agent: Arc::clone(agent),
             api: Api::all(agent.client.clone()),
             index: Arc::clone(&index),
         };
-        Self { agent: Arc::clone(agent), index, queue: Queue::new(keeper), compare: Notify::new() }
+        let queue = Queue::new(keeper, figures.queued.clone());
+        Self { agent: Arc::clone(agent), index, queue, compare: Notify::new() }
     }
 
     /// Until it is dropped.

@@ -23,7 +23,11 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::time;
 
 /// More than any path through [`plan`] has; then something writes against us, and it is tried later.
@@ -202,7 +206,9 @@ impl<K: Kind> Keeper<K> {
     }
 
     async fn make(&self, object: &Arc<K>, view: &View, key: Key) -> kube::Result<Step<K>> {
+        let began = Instant::now();
         let (object, made) = self.make_while_telling(Arc::clone(object)).await?;
+        self.agent.figures.ended(K::KIND, "create", &made, began);
         let object = &object;
         failpoint!("agent.made");
         let Err(error) = made else {
@@ -280,10 +286,12 @@ impl<K: Kind> Keeper<K> {
             let outcome = growing.grow(service, &record);
             Ok((outcome, record))
         };
+        let began = Instant::now();
         let (outcome, record) = match self.agent.short(work).await {
             Ok((outcome, record)) => (outcome, Some(record)),
             Err(error) => (Err(error), None),
         };
+        self.agent.figures.ended(K::KIND, "expand", &outcome, began);
         failpoint!("agent.grown");
         self.agent.node_changed.notify_one();
         let (Err(error), Some(record)) = (outcome, record) else {
@@ -303,7 +311,9 @@ impl<K: Kind> Keeper<K> {
     }
 
     async fn remove(&self, object: &Arc<K>, key: Key) -> kube::Result<Step<K>> {
+        let began = Instant::now();
         let removed = self.agent.short(move |service| K::remove(service, key)).await;
+        self.agent.figures.ended(K::KIND, "delete", &removed, began);
         failpoint!("agent.removed");
         let Err(error) = removed else {
             self.agent.node_changed.notify_one();

@@ -62,6 +62,24 @@ pub enum Phase {
     Orphaned,
 }
 
+impl Phase {
+    /// All there are.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Ready, Self::Failed, Self::Deleting, Self::Lost, Self::Orphaned];
+
+    /// As objects and metrics show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Ready => "Ready",
+            Self::Failed => "Failed",
+            Self::Deleting => "Deleting",
+            Self::Lost => "Lost",
+            Self::Orphaned => "Orphaned",
+        }
+    }
+}
+
 /// Why something that was asked for is not so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

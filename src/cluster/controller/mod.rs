@@ -10,6 +10,7 @@ mod claims;
 mod create;
 mod delete;
 mod expand;
+mod figures;
 mod health;
 pub mod leftovers;
 mod list;
@@ -38,6 +39,7 @@ use crate::{
 pub use claims::cluster_uid;
 
 use agents::Agents;
+use figures::Unanswered;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, ResourceExt};
 use machines::Machines;
@@ -83,6 +85,7 @@ pub struct Controller {
     flights: Flights,
     events: Events,
     alone: Alone,
+    unanswered: Unanswered,
 }
 
 impl fmt::Debug for Controller {
@@ -109,6 +112,7 @@ impl Controller {
             // The host tells two of them apart: they never share one.
             events: Events::new(client.clone(), "wharf-controller", os::host::name().ok()),
             alone: Alone::default(),
+            unanswered: Unanswered::default(),
             settings,
             client,
         }

@@ -64,9 +64,11 @@ impl Controller {
                 return Ok(Ended::Decided(value));
             }
             if began.elapsed() >= limit {
+                self.unanswered.late();
                 return Ok(Ended::Late);
             }
             if self.agents.look(since.node_name()).await? == Liveness::Dead {
+                self.unanswered.dead();
                 return Ok(Ended::Dead);
             }
             let pause = BEAT.min(limit.saturating_sub(began.elapsed()));
