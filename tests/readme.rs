@@ -40,7 +40,7 @@ enum How {
 const IN_A_CLUSTER: How = How::Cluster("true");
 
 /// Every command of the pages. One that is missing here fails the test, and so does one that no page has.
-const COMMANDS: [(&str, How); 39] = [
+const COMMANDS: [(&str, How); 40] = [
     (
         "make demo",
         How::Target(
@@ -96,6 +96,11 @@ const COMMANDS: [(&str, How); 39] = [
     ("wharf gc", How::Shell),
     ("wharf gc --apply", How::Shell),
     ("wharf volumes --output json", How::Shell),
+    (
+        "kubectl get localvolumes --output custom-columns='NAME:.spec.name,NODE:.spec.nodeName,\
+         HEALTHY:.status.conditions[?(@.type==\"Healthy\")].reason'",
+        IN_A_CLUSTER,
+    ),
     ("wharf gc --node worker-3", IN_A_CLUSTER),
     ("wharf gc --node worker-3 --apply", IN_A_CLUSTER),
     (

@@ -172,12 +172,7 @@ impl Service {
         match self.store.volume(key) {
             Ok(Some((pool, _))) => Ok(Some(at_rest(&pool, key, &self.node, Look::Thorough)?.1)),
             Ok(None) => Ok(None),
-            Err(Error::Damaged(message)) => Ok(Some(vec![damaged(message)])),
-            Err(error @ Error::Unavailable(_)) => Ok(Some(vec![Ailment {
-                severity: Severity::Inaccessible,
-                reason: "PoolUnavailable",
-                message: error.chain(),
-            }])),
+            Err(error @ (Error::Damaged(_) | Error::Unavailable(_))) => Ok(Some(vec![out_of_reach(&error)])),
             Err(error) => Err(error),
         }
     }
@@ -247,6 +242,24 @@ fn confirmed(look: impl Fn() -> Result<Vec<Ailment>>) -> Result<Vec<Ailment>> {
         }
         Err(_) => second,
     })
+}
+
+/// What a glance at a volume that is there tells: the worst of what makes it useless.
+pub fn useless(pool: &Pool, record: &VolumeRecord) -> Option<Ailment> {
+    let ailments = confirmed(|| record_at_rest(pool, record, Look::Glance));
+    let ailments = ailments.unwrap_or_else(|error| vec![unreadable(&error)]);
+    ailments.into_iter().filter(|one| one.severity > Severity::Degraded).max_by_key(|one| one.severity)
+}
+
+/// Why a volume cannot be looked at.
+pub fn out_of_reach(error: &Error) -> Ailment {
+    match error {
+        Error::Damaged(message) => damaged(message.clone()),
+        Error::Unavailable(_) => {
+            Ailment { severity: Severity::Inaccessible, reason: "PoolUnavailable", message: error.chain() }
+        }
+        error => unreadable(error),
+    }
 }
 
 /// What a look at the files tells. `node` stands in where the record cannot be read.

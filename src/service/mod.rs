@@ -30,6 +30,7 @@ pub use delete::{DeleteSnapshot, DeleteVolume};
 pub use expand::{ExpandNode, ExpandVolume, Expanded};
 pub use health::{
     Ailment, GetVolumeHealth, Health, ListHealth, Look, NodeHealth, PoolAilment, Severity, at_rest,
+    out_of_reach, useless,
 };
 pub use list::{
     GetSnapshot, GetVolume, ListSnapshots, ListVolumes, Listed, Page, ValidateVolume, parse_token,

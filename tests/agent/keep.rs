@@ -2,7 +2,7 @@
 
 use crate::{
     bed::{Bed, unique},
-    stand::{Stand, entries, is_accepted, key, phase, readiness, serve_kinds, snapshot_phase},
+    stand::{Stand, entries, health, is_accepted, key, phase, readiness, serve_kinds, snapshot_phase},
     support::{
         MIB,
         co::Spec,
@@ -102,6 +102,7 @@ fn another_disk_in_its_place_is_a_loss_and_not_a_fresh_start() {
     let lost = stand.volumes().wait(&key(&name), "is lost", 30, |volume| phase(volume) == Phase::Lost);
     let (status, reason, message) = readiness(&lost);
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Lost"));
+    assert_eq!(health(&lost), Some(("False".to_owned(), "Lost".to_owned(), message.clone())));
     assert!(message.contains(&ready.status.unwrap().store.unwrap()), "{message}");
     eventually("an event tells it", 10, || stand.volumes().events(&key(&name)).contains("Lost"));
     // Neither a change nor a restart makes it anew.
@@ -128,6 +129,41 @@ fn another_disk_in_its_place_is_a_loss_and_not_a_fresh_start() {
     );
     assert!(sum(&stand, &name).starts_with(&content[..64]));
     stand.volumes().wait(&key(&other), "is lost", 30, |volume| phase(volume) == Phase::Lost);
+}
+
+#[test]
+fn a_volume_that_cannot_be_used_is_ill_until_it_can() {
+    let mut stand = Stand::new();
+    let (good, name) = (unique("pvc"), unique("pvc"));
+    stand.ready(&good, json!({}));
+    let ready = stand.ready(&name, json!({}));
+    assert_eq!(health(&ready).map(|(status, reason, _)| status + &reason).as_deref(), Some("TrueUsable"));
+    let before = stand.volumes().get(&key(&good)).unwrap();
+    stand.kill();
+    let aside = stand.pool.path().join("aside");
+    fs::rename(stand.image(&name), &aside).unwrap();
+    stand.start(&[]);
+    let is = |volume: &LocalVolume, status: &str| health(volume).is_some_and(|(is, ..)| is == status);
+    let ill = stand.volumes().wait(&key(&name), "is ill", 30, |volume| is(volume, "False"));
+    let (_, reason, message) = health(&ill).unwrap();
+    assert_eq!((reason.as_str(), phase(&ill)), ("ImageMissing", Phase::Ready));
+    assert!(message.contains("disk.img is missing"), "{message}");
+    eventually("an event tells it", 10, || stand.volumes().events(&key(&name)).contains("ImageMissing"));
+    assert!(!stand.image(&name).exists(), "it was made anew");
+    let same = stand.volumes().get(&key(&good)).unwrap();
+    assert_eq!(same.resource_version(), before.resource_version(), "it says the same over and over");
+
+    // What follows the slow beat finds, without being asked: the pool goes, and all comes back.
+    fs::rename(&aside, stand.image(&name)).unwrap();
+    let (format, away) = (stand.pool.path().join("format.json"), stand.pool.path().join("format.away"));
+    fs::rename(&format, &away).unwrap();
+    let ill = stand.volumes().wait(&key(&good), "is ill", 90, |volume| is(volume, "False"));
+    assert_eq!((health(&ill).unwrap().1.as_str(), phase(&ill)), ("PoolUnavailable", Phase::Ready));
+    fs::rename(&away, &format).unwrap();
+    for name in [&good, &name] {
+        stand.volumes().wait(&key(name), "is well", 90, |volume| is(volume, "True"));
+        eventually("an event tells it", 10, || stand.volumes().events(&key(name)).contains("Found"));
+    }
 }
 
 #[test]

@@ -190,7 +190,16 @@ pub fn is_accepted(volume: &LocalVolume) -> bool {
 
 /// Status, reason and message of the condition `Ready`.
 pub fn readiness(volume: &LocalVolume) -> (String, String, String) {
-    let conditions = volume.status.clone().unwrap().conditions;
-    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap();
-    (ready.status, ready.reason, ready.message)
+    condition(volume, "Ready").unwrap()
+}
+
+/// The same of `Healthy`; `None`: nobody has looked.
+pub fn health(volume: &LocalVolume) -> Option<(String, String, String)> {
+    condition(volume, "Healthy")
+}
+
+fn condition(volume: &LocalVolume, type_: &str) -> Option<(String, String, String)> {
+    let conditions = volume.status.clone().unwrap_or_default().conditions;
+    let found = conditions.into_iter().find(|condition| condition.type_ == type_)?;
+    Some((found.status, found.reason, found.message))
 }

@@ -9,6 +9,7 @@ use crate::{
         driver::{Driver, free_address, sample, scrape},
         eventually,
     },
+    together::Real,
 };
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
@@ -105,6 +106,29 @@ fn a_volume_that_nothing_names_is_unclaimed_until_something_does() {
     for name in [&bound, &nobodys] {
         rig.bed.all::<PersistentVolume>().delete(name);
     }
+}
+
+#[test]
+fn a_controller_and_an_agent_keep_each_others_conditions() {
+    let rig = rig();
+    let _node = Real::start(&rig);
+    let driver = impatient(&rig);
+    let name = unique("pvc");
+    let id = to_the_end(30, || driver.co().create(&name, &rig.spec().size(16 << 20))).unwrap().volume_id;
+    rig.volumes().wait(&key(&name), "is unclaimed", 30, LocalVolume::is_unclaimed);
+    let said = |volume: &LocalVolume| -> Vec<String> {
+        conditions(volume).into_iter().map(|[type_, status, _]| type_ + &status).collect()
+    };
+    let now = || said(&rig.volumes().get(&key(&name)).unwrap());
+    let three = ["ReadyTrue", "HealthyTrue", "UnclaimedTrue"].map(str::to_owned);
+    assert_eq!(now(), three);
+    assert_eq!(driver.co().expand(&id, 24 << 20).unwrap().capacity_bytes, 24 << 20);
+    assert_eq!(now(), three, "the agent has overwritten what the controller says");
+    rig.bed.all::<PersistentVolume>().create(named(&name, &id));
+    let claimed = rig.volumes().wait(&key(&name), "is claimed", 30, |object| !object.is_unclaimed());
+    assert_eq!(said(&claimed), three[..2], "the controller has overwritten what the agent says");
+    driver.co().delete(&id).unwrap();
+    rig.bed.all::<PersistentVolume>().delete(&name);
 }
 
 fn gc(rig: &Rig, arguments: &[&str]) -> Output {

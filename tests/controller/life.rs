@@ -6,6 +6,7 @@ use crate::{
     rig::{GIB, Rig, key, node_of},
     support::co::Spec,
 };
+use serde_json::json;
 use tonic::Code;
 use wharf::{
     cluster::api::{Desired, Phase},
@@ -101,7 +102,26 @@ fn a_health_call_tells_of_what_its_agent_says() {
             .unwrap()
     };
     let healthy = format!("{:?}", health());
-    let lost = serde_json::json!({ "status": { "phase": Phase::Lost } });
+    // Its agent's look at the data comes first, and `Ready` where there was none.
+    let condition = |type_: &str, status: &str, reason: &str| {
+        json!({ "type": type_, "status": status, "reason": reason, "message": "said so",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" })
+    };
+    for (conditions, told) in [
+        (json!([condition("Ready", "False", "Damaged")]), "Damaged"),
+        (
+            json!([condition("Ready", "True", "Made"), condition("Healthy", "False", "ImageMissing")]),
+            "ImageMissing",
+        ),
+    ] {
+        let status = json!({ "status": { "conditions": conditions } });
+        rig.volumes().merge_status(&key(&name), status).unwrap();
+        crate::support::eventually("the ailment is told", 10, || {
+            let health = format!("{:?}", health());
+            health.contains(told) && health.contains("said so")
+        });
+    }
+    let lost = json!({ "status": { "phase": Phase::Lost } });
     rig.volumes().merge_status(&key(&name), lost).unwrap();
     crate::support::eventually("the loss is told", 10, || format!("{:?}", health()).contains("Lost"));
     assert!(!healthy.contains("Lost"), "{healthy}");

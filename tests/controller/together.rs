@@ -11,14 +11,14 @@ use tonic::Code;
 use wharf::cluster::api::{Phase, StorageNode};
 
 /// A node whose agent is the real one.
-struct Real {
+pub struct Real {
     name: String,
     pool: TempDir,
     _driver: Driver,
 }
 
 impl Real {
-    fn start(rig: &Rig) -> Self {
+    pub fn start(rig: &Rig) -> Self {
         let name = unique("node");
         rig.bed.node(&name, "wharf.csi.dev", &[]);
         let pool = tempfile::Builder::new().prefix("wharf-pool-").tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! What is known of the objects of one kind, in a few bytes for each.
 
 use super::{
-    super::api::Phase,
+    super::api::{HEALTHY, Phase},
     kind::{Kind, Reported},
     status::READY,
 };
@@ -27,8 +27,9 @@ impl Seen {
     pub fn of<K: Kind>(object: &K) -> Self {
         let Reported { phase, failure, conditions, .. } = object.reported();
         let there = matches!(phase, Phase::Ready | Phase::Orphaned);
-        let unready =
-            conditions.iter().any(|condition| condition.type_ == READY && condition.status != "True");
+        let unready = conditions
+            .iter()
+            .any(|one| [READY, HEALTHY].contains(&one.type_.as_str()) && one.status != "True");
         Self {
             phase: Some(phase),
             there,
@@ -126,8 +127,9 @@ pub fn differences(objects: &HashMap<String, Seen>, disk: &HashSet<String>, whol
         let there = disk.contains(*name);
         match there {
             true => seen.lost || seen.troubled,
-            // A pool that is away says nothing about what is on it.
-            false => whole && (seen.there || seen.troubled),
+            false if whole => seen.there || seen.troubled,
+            // A pool is away, which says nothing about what is on it; but that it cannot be used has to be said, once.
+            false => seen.there && !seen.troubled,
         }
     });
     unknown.chain(changed.map(|(name, _)| name)).cloned().collect()
@@ -159,7 +161,10 @@ mod tests {
             names
         };
         assert_eq!(sorted(true), ["found", "gone", "odd", "orphan"]);
-        assert_eq!(sorted(false), ["found", "odd", "orphan"]);
+        assert_eq!(sorted(false), ["found", "gone", "odd", "orphan"]);
+        let known = HashMap::from([("gone".to_owned(), troubled), ("lost".to_owned(), lost)]);
+        let none: Vec<String> = Vec::new();
+        assert_eq!(differences(&known, &HashSet::new(), false), none, "it has been said");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use super::{
 use crate::{
     backend::image,
     error::{Error, Result},
-    service::{CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandVolume, Service},
+    service::{
+        self, Ailment, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume, ExpandVolume, Service,
+    },
     store::{self, Pool, Store},
     volume::{
         Access, CapacityRange, Class, Key, Name, SnapshotId, SnapshotRecord, Source, VolumeId, VolumeRecord,
@@ -53,6 +55,8 @@ pub trait Kind:
 {
     /// What the store calls it.
     const KIND: store::Kind;
+    /// Whether it can be ill: pods use it.
+    const IS_USED: bool;
     /// What is written down on disk.
     type Record: Send + Sync + 'static;
 
@@ -77,6 +81,8 @@ pub trait Kind:
     fn remove(service: &Service, key: Key) -> Result<()>;
     /// What its status tells of it.
     fn answer(record: &Self::Record) -> Map<String, Value>;
+    /// Why what is there cannot be used; of kinds that nobody uses nothing is known.
+    fn ailment(pool: &Pool, record: &Self::Record) -> Option<Ailment>;
     /// An object for data that has none.
     fn announcement(record: &Self::Record, pool: &Pool, node_name: &str) -> Self;
 
@@ -132,6 +138,7 @@ fn check_name(key: Key, name: &str) -> Result<()> {
 
 impl Kind for LocalVolume {
     const KIND: store::Kind = store::Kind::Volume;
+    const IS_USED: bool = true;
     type Record = VolumeRecord;
 
     fn node_name(&self) -> &str {
@@ -222,6 +229,10 @@ impl Kind for LocalVolume {
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
+    fn ailment(pool: &Pool, record: &VolumeRecord) -> Option<Ailment> {
+        service::useless(pool, record)
+    }
+
     fn announcement(record: &VolumeRecord, pool: &Pool, node_name: &str) -> Self {
         let class = Class {
             pool: Some(pool.name().to_owned()),
@@ -262,6 +273,7 @@ impl Kind for LocalVolume {
 
 impl Kind for LocalSnapshot {
     const KIND: store::Kind = store::Kind::Snapshot;
+    const IS_USED: bool = false;
     type Record = SnapshotRecord;
 
     fn node_name(&self) -> &str {
@@ -344,6 +356,10 @@ impl Kind for LocalSnapshot {
             ("creationTime", json!(time(record.created))),
         ];
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    fn ailment(_: &Pool, _: &SnapshotRecord) -> Option<Ailment> {
+        None
     }
 
     fn announcement(record: &SnapshotRecord, _: &Pool, node_name: &str) -> Self {

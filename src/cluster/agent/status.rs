@@ -1,7 +1,7 @@
 //! What the agent writes into an object's status.
 
 use super::{
-    super::api::{Failure, Phase},
+    super::api::{Failure, HEALTHY, Phase},
     kind::{Kind, Reported},
 };
 use k8s_openapi::{
@@ -12,6 +12,14 @@ use serde_json::{Map, Value, json};
 
 /// The condition that every object has.
 pub const READY: &str = "Ready";
+
+/// Whether data can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    Well,
+    /// Why not: one word, and more for people.
+    Ill(&'static str, String),
+}
 
 /// What is to be said.
 #[derive(Clone, Debug)]
@@ -24,6 +32,8 @@ pub struct Report {
     /// For people.
     pub message: String,
     pub failure: Option<Failure>,
+    /// What a look at the data has shown; the condition `Healthy` of kinds that can be ill. `None`: nobody has looked.
+    pub health: Option<Health>,
     /// The store it lies in, where it is there.
     pub store: Option<String>,
     /// What the kind tells of it.
@@ -39,6 +49,7 @@ impl Report {
             reason: reason.to_owned(),
             message: message.into(),
             failure: None,
+            health: None,
             store: None,
             answer: Map::new(),
         }
@@ -58,7 +69,14 @@ pub fn patch<K: Kind>(object: &K, report: &Report) -> Option<Value> {
     let generation = object.meta().generation;
     let old = object.status();
     let Reported { mut conditions, .. } = object.reported();
-    set_ready(&mut conditions, report, generation);
+    set(&mut conditions, READY, report.ready, &report.reason, &report.message, generation);
+    match report.health.as_ref().filter(|_| K::IS_USED) {
+        Some(Health::Well) => set(&mut conditions, HEALTHY, true, "Usable", "", generation),
+        Some(Health::Ill(reason, message)) => {
+            set(&mut conditions, HEALTHY, false, reason, message, generation);
+        }
+        None => {}
+    }
     let mut new = report.answer.clone();
     new.insert("phase".into(), json!(report.phase));
     new.insert("observedGeneration".into(), json!(generation.unwrap_or(0)));
@@ -72,19 +90,27 @@ pub fn patch<K: Kind>(object: &K, report: &Report) -> Option<Value> {
     (!same).then_some(Value::Object(new))
 }
 
-fn set_ready(conditions: &mut Vec<Condition>, report: &Report, generation: Option<i64>) {
-    let status = if report.ready { "True" } else { "False" };
-    let at = conditions.iter().position(|condition| condition.type_ == READY);
+/// Sets one condition; the others are left as they are.
+fn set(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    is_true: bool,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+) {
+    let status = if is_true { "True" } else { "False" };
+    let at = conditions.iter().position(|condition| condition.type_ == type_);
     let since = at
         .and_then(|at| conditions.get(at))
         .filter(|condition| condition.status == status)
         .map_or_else(|| Time(now()), |condition| condition.last_transition_time.clone());
-    let mut message = report.message.clone();
+    let mut message = message.to_owned();
     message.truncate(message.floor_char_boundary(LONGEST));
     let condition = Condition {
-        type_: READY.to_owned(),
+        type_: type_.to_owned(),
         status: status.to_owned(),
-        reason: report.reason.clone(),
+        reason: reason.to_owned(),
         message,
         last_transition_time: since,
         observed_generation: generation,
@@ -151,6 +177,9 @@ mod tests {
         let conditions: Vec<_> = status.conditions.iter().map(|c| (&c.type_[..], &c.reason[..])).collect();
         assert_eq!(conditions, [("Unclaimed", "X"), ("Ready", "NoSpace")]);
 
+        // Nobody uses a snapshot: it is there or it is not.
+        let health = Some(Health::Ill("ImageMissing", "gone".to_owned()));
+        assert!(!apply(&mut object, &Report { health, ..failed }));
         let ready = Report { ready: true, store: Some("u".into()), ..Report::new(Phase::Ready, "Made", "") };
         assert!(apply(&mut object, &ready));
         let status = object.status.clone().unwrap();
@@ -163,15 +192,15 @@ mod tests {
     #[test]
     fn a_condition_changes_its_time_with_its_status_alone() {
         let mut conditions = Vec::new();
-        let mut report = Report::new(Phase::Pending, "Making", "");
-        set_ready(&mut conditions, &report, Some(1));
+        let is = |conditions: &mut _, ready, reason, generation| {
+            set(conditions, READY, ready, reason, "", Some(generation));
+        };
+        is(&mut conditions, false, "Making", 1);
         let long_ago = Time(Timestamp::from_second(1).unwrap());
         conditions[0].last_transition_time = long_ago.clone();
-        report.reason = "Busy".into();
-        set_ready(&mut conditions, &report, Some(2));
+        is(&mut conditions, false, "Busy", 2);
         assert_eq!((conditions.len(), &conditions[0].last_transition_time), (1, &long_ago));
-        report.ready = true;
-        set_ready(&mut conditions, &report, Some(2));
+        is(&mut conditions, true, "Made", 2);
         assert_ne!(conditions[0].last_transition_time, long_ago);
     }
 }

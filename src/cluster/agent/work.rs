@@ -4,18 +4,19 @@
 //! and finds the next one.
 
 use super::{
-    super::api::{FINALIZER, Failure, ORPHANED_LABEL, Phase},
+    super::api::{FINALIZER, Failure, HEALTHY, ORPHANED_LABEL, Phase},
     Agent,
     index::Index,
     kind::Kind,
     plan::{Action, Facts, View, plan},
     queue::{Outcome, Pace, Work},
-    status::{self, Report},
+    status::{self, Health, Report},
 };
 use crate::{
     error::{Error, Result},
     failpoint,
-    service::Service,
+    service::{self, Service},
+    store::Pool,
     volume::Key,
 };
 use kube::{
@@ -68,18 +69,24 @@ enum Step<K> {
 
 /// What lies on disk.
 enum Found<R> {
-    Present { store: String, pool: String, record: R },
+    Present { store: String, pool: String, record: R, health: Health },
     Absent,
     Unknown(Error),
 }
 
 impl<R> Found<R> {
     /// A record, or why there is none that can be used.
-    fn of<P: AsRef<crate::store::Pool>>(found: Result<Option<(P, R)>>) -> Self {
+    fn of<K: Kind<Record = R>>(found: Result<Option<(Arc<Pool>, R)>>) -> Self {
         match found {
             Ok(Some((pool, record))) => {
-                let pool = pool.as_ref();
-                Self::Present { store: pool.store().to_string(), pool: pool.name().to_owned(), record }
+                let health = K::ailment(&pool, &record)
+                    .map_or(Health::Well, |ailment| Health::Ill(ailment.reason, ailment.message));
+                Self::Present {
+                    store: pool.store().to_string(),
+                    pool: pool.name().to_owned(),
+                    record,
+                    health,
+                }
             }
             Ok(None) => Self::Absent,
             Err(error) => Self::Unknown(error),
@@ -165,11 +172,11 @@ impl<K: Kind> Keeper<K> {
             (Action::Nothing, ..) => Ok(Step::End(Outcome::Done)),
             (Action::Accept, ..) => self.accept(&object).await,
             (Action::Make, _, Some(key)) => self.make(&object, &view, key).await,
-            (Action::Grow, Found::Present { store, record, .. }, _) => {
-                self.grow(&object, &view, store, record).await
+            (Action::Grow, Found::Present { store, record, health, .. }, _) => {
+                self.grow(&object, &view, store, record, health).await
             }
-            (Action::Confirm, Found::Present { store, record, .. }, _) => {
-                self.confirm(&object, &view, &store, &record).await
+            (Action::Confirm, Found::Present { store, record, health, .. }, _) => {
+                self.confirm(&object, &view, &store, &record, health).await
             }
             (Action::Remove, _, Some(key)) => self.remove(&object, key).await,
             (Action::Release, ..) => self.release(&object, &view).await,
@@ -192,7 +199,7 @@ impl<K: Kind> Keeper<K> {
             let store = service.store();
             let everywhere = object.desired() == super::super::api::Desired::Absent;
             let found = if everywhere { K::find_anywhere(store, key) } else { object.find(store, key) };
-            Ok(Found::of(found))
+            Ok(Found::of::<K>(found))
         };
         self.agent.short(look).await.unwrap_or_else(Found::Unknown)
     }
@@ -214,7 +221,9 @@ impl<K: Kind> Keeper<K> {
         let Err(error) = made else {
             self.agent.node_changed.notify_one();
             return match self.look(object, Some(key)).await {
-                Found::Present { store, record, .. } => self.confirm(object, view, &store, &record).await,
+                Found::Present { store, record, health, .. } => {
+                    self.confirm(object, view, &store, &record, health).await
+                }
                 Found::Absent | Found::Unknown(_) => Ok(Step::End(Outcome::Again(Pace::Soon))),
             };
         };
@@ -262,16 +271,29 @@ impl<K: Kind> Keeper<K> {
         view: &View,
         store: &str,
         record: &K::Record,
+        health: Health,
     ) -> kube::Result<Step<K>> {
-        let was_lost = view.phase == Phase::Lost;
-        if self.report(object, &here::<K>(view, store, record)).await?.is_some() {
+        if self.report(object, &here::<K>(view, store, record, health.clone())).await?.is_some() {
             failpoint!("agent.recorded");
-            if was_lost {
+            self.tell_recovery(object, view, health);
+        }
+        Ok(Step::End(Outcome::Done))
+    }
+
+    /// What people want to hear of between two reports.
+    fn tell_recovery(&self, object: &K, view: &View, health: Health) {
+        let told = object.reported().conditions.into_iter().find(|condition| condition.type_ == HEALTHY);
+        let was_ill = told.filter(|condition| condition.status == "False").map(|condition| condition.reason);
+        match health {
+            Health::Ill(reason, message) if was_ill.as_deref() != Some(reason) => {
+                self.agent.events.warning(object.object_ref(&()), "Look", reason, message);
+            }
+            Health::Well if was_ill.is_some() || view.phase == Phase::Lost => {
                 let note = "its data is there again".to_owned();
                 self.agent.events.normal(object.object_ref(&()), "Look", "Found", note);
             }
+            Health::Well | Health::Ill(..) => {}
         }
-        Ok(Step::End(Outcome::Done))
     }
 
     async fn grow(
@@ -280,6 +302,7 @@ impl<K: Kind> Keeper<K> {
         view: &View,
         store: String,
         record: K::Record,
+        health: Health,
     ) -> kube::Result<Step<K>> {
         let growing = Arc::clone(object);
         let work = move |service: &Service| {
@@ -298,11 +321,14 @@ impl<K: Kind> Keeper<K> {
             // What it is now is read from disk.
             let Ok(key) = object.key() else { return Ok(Step::End(Outcome::Done)) };
             return match self.look(object, Some(key)).await {
-                Found::Present { store, record, .. } => self.confirm(object, view, &store, &record).await,
+                Found::Present { store, record, health, .. } => {
+                    self.confirm(object, view, &store, &record, health).await
+                }
                 Found::Absent | Found::Unknown(_) => Ok(Step::End(Outcome::Again(Pace::Soon))),
             };
         };
-        let report = Report { failure: Some(Failure::from(&error)), ..here::<K>(view, &store, &record) };
+        let report =
+            Report { failure: Some(Failure::from(&error)), ..here::<K>(view, &store, &record, health) };
         if self.report(object, &report).await?.is_some() {
             self.agent.events.warning(object.object_ref(&()), "Expand", error.reason(), error.chain());
         }
@@ -369,7 +395,9 @@ impl<K: Kind> Keeper<K> {
             ),
         };
         let failure = Failure { reason: "Lost".into(), ..Failure::from(&Error::Damaged(message.clone())) };
-        let reported = self.report(object, &Report::failed(Phase::Lost, failure)).await?;
+        let health = Some(Health::Ill("Lost", message.clone()));
+        let report = Report { health, ..Report::failed(Phase::Lost, failure) };
+        let reported = self.report(object, &report).await?;
         failpoint!("agent.loss-recorded");
         if reported.is_some() && view.phase != Phase::Lost {
             self.agent.events.warning(object.object_ref(&()), "Look", "Lost", message);
@@ -378,7 +406,9 @@ impl<K: Kind> Keeper<K> {
     }
 
     async fn doubt(&self, object: &K, view: &View, error: &Error) -> kube::Result<Step<K>> {
-        let report = Report::new(view.phase, error.reason(), error.chain());
+        let ailment = service::out_of_reach(error);
+        let health = Some(Health::Ill(ailment.reason, ailment.message));
+        let report = Report { health, ..Report::new(view.phase, error.reason(), error.chain()) };
         if self.report(object, &report).await?.is_some() {
             self.agent.events.warning(object.object_ref(&()), "Look", error.reason(), error.chain());
         }
@@ -467,7 +497,7 @@ fn is_not_served(status: &kube::core::Status) -> bool {
 }
 
 /// What is said of data that is there.
-fn here<K: Kind>(view: &View, store: &str, record: &K::Record) -> Report {
+fn here<K: Kind>(view: &View, store: &str, record: &K::Record, health: Health) -> Report {
     let (phase, reason, message) = match view.orphaned {
         false => (Phase::Ready, "Made", ""),
         true => {
@@ -476,6 +506,7 @@ fn here<K: Kind>(view: &View, store: &str, record: &K::Record) -> Report {
     };
     Report {
         ready: true,
+        health: Some(health),
         store: Some(store.to_owned()),
         answer: K::answer(record),
         ..Report::new(phase, reason, message)

@@ -29,6 +29,9 @@ pub const FINALIZER: &str = "wharf.csi.dev/agent";
 /// it is never the result of a CreateVolume or CreateSnapshot, and `Orphaned` until the controller takes the label off.
 pub const ORPHANED_LABEL: &str = "wharf.csi.dev/orphaned";
 
+/// The condition of a volume whose agent has looked at it: whether it can be used, in the words of the service's health.
+pub const HEALTHY: &str = "Healthy";
+
 /// The condition of a volume that is there, and that neither a PersistentVolume nor a claim names. The controller sees
 /// that, and writes it.
 pub const UNCLAIMED: &str = "Unclaimed";
