@@ -17,7 +17,10 @@ use std::{
 };
 use tonic::{Code, Status};
 use wharf::{
-    cluster::api::{LocalSnapshot, LocalVolume},
+    cluster::{
+        api::{LocalSnapshot, LocalVolume},
+        client,
+    },
     rpc::csi,
     volume::{Key, Name},
 };
@@ -64,7 +67,9 @@ impl<'a> Rig<'a> {
     }
 
     pub fn agent(&self, node: &str, manner: Manner, disk: Disk) -> Agent {
-        Agent::start(self.bed.client(), &self.namespace, node, manner, disk)
+        // A connection lives in the runtime that made it, and an agent's ends with the agent: nobody shares it.
+        let client = self.bed.block_on(client::connect(Some(&self.bed.kubeconfig()))).unwrap();
+        Agent::start(client, &self.namespace, node, manner, disk)
     }
 
     /// `wharf controller`, that answers.
