@@ -4,6 +4,7 @@
 
 #![allow(clippy::duplicated_attributes, reason = "each printer column has a name and a type")]
 
+pub mod kubernetes;
 mod local_snapshot;
 mod local_volume;
 mod storage_node;

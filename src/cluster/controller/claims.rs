@@ -5,13 +5,10 @@ use super::{
     objects::{answer, get},
 };
 use crate::{
+    cluster::api::kubernetes::{CsiSource, Namespace, PersistentVolume, PersistentVolumeClaim, StorageClass},
     error::{Error, Result},
     service::{Claim, nfs::At},
     volume::nfs::{self, AnyVolumeId, Settings},
-};
-use k8s_openapi::api::{
-    core::v1::{CSIPersistentVolumeSource, Namespace, PersistentVolume, PersistentVolumeClaim},
-    storage::v1::StorageClass,
 };
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use std::collections::HashSet;
@@ -47,14 +44,14 @@ impl Controller {
     }
 
     /// Shows each of this driver's; a page at a time, so that ten thousand never are in memory.
-    async fn persistent_volumes(&self, mut show: impl FnMut(&CSIPersistentVolumeSource)) -> Result<()> {
+    async fn persistent_volumes(&self, mut show: impl FnMut(&CsiSource)) -> Result<()> {
         let api = Api::<PersistentVolume>::all(self.client.clone());
         let mut page = ListParams::default().limit(PAGE);
         loop {
             let listed = answer(api.list(&page))
                 .await
                 .map_err(|trouble| trouble.doing("listing PersistentVolumes"))?;
-            for source in listed.items.iter().filter_map(|volume| volume.spec.as_ref()?.csi.as_ref()) {
+            for source in listed.items.iter().filter_map(|volume| volume.spec.csi.as_ref()) {
                 if source.driver == self.settings.driver_name {
                     show(source);
                 }
@@ -102,7 +99,7 @@ impl Controller {
 }
 
 /// An id says how its server is reached.
-fn share_of_volume(source: &CSIPersistentVolumeSource) -> Option<At> {
+fn share_of_volume(source: &CsiSource) -> Option<At> {
     match AnyVolumeId::parse(&source.volume_handle)? {
         AnyVolumeId::Nfs(id) => Some(At { share: id.share, connection: id.connection }),
         // Written by hand, or by csi-driver-nfs: there is no store that would have to be looked through.
@@ -111,9 +108,9 @@ fn share_of_volume(source: &CSIPersistentVolumeSource) -> Option<At> {
 }
 
 fn share_of_class(class: &StorageClass) -> Option<At> {
-    let parsed = nfs::Class::parse(class.parameters.as_ref()?).ok()?;
+    let parsed = nfs::Class::parse(&class.parameters).ok()?;
     // As a request would have it: the parameter is stronger than the class's own list.
-    let options = class.mount_options.clone().unwrap_or_default().join(",");
+    let options = class.mount_options.join(",");
     let settings = Settings::parse_list(&options).ok()?.overridden_by(parsed.options).resolve().ok()?;
     Some(At { share: parsed.share, connection: settings.connection().clone() })
 }

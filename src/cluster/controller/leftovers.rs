@@ -3,13 +3,10 @@
 
 use super::objects::{Deleted, Trouble, Wished, answer, delete, get, patch};
 use crate::{
-    cluster::api::{Desired, FINALIZER, LocalSnapshot, LocalVolume, UNCLAIMED},
+    cluster::api::{Desired, FINALIZER, LocalSnapshot, LocalVolume, UNCLAIMED, kubernetes::Node},
     error::Result,
 };
-use k8s_openapi::{
-    api::core::v1::Node,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde_json::json;
 use std::{collections::HashSet, fmt, time::SystemTime};

@@ -1,8 +1,7 @@
 //! The cluster's Nodes: which there are, which can take volumes, and since when one is gone.
 
 use super::{mirror::Mirror, objects};
-use crate::{error::Result, volume::NodeName};
-use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus};
+use crate::{cluster::api::kubernetes::Node, error::Result, volume::NodeName};
 use kube::{Api, Client, Resource, ResourceExt};
 use std::{
     collections::HashMap,
@@ -51,24 +50,14 @@ impl Machines {
 
 /// New volumes may go there: it is ready and not cordoned.
 pub(super) fn takes_volumes(node: &Node) -> bool {
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready =
-        conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
-    !cordoned && ready && node.meta().deletion_timestamp.is_none()
+    let ready = node.status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True");
+    !node.spec.unschedulable && ready && node.meta().deletion_timestamp.is_none()
 }
 
-/// Of each Node only what is asked for: a real one has the list of its images.
+/// Of each Node only what is asked for.
 fn trim(node: &mut Node) {
     node.metadata.managed_fields = None;
     node.metadata.annotations = None;
-    node.spec =
-        node.spec.take().map(|spec| NodeSpec { unschedulable: spec.unschedulable, ..NodeSpec::default() });
-    node.status = node.status.take().map(|status| NodeStatus {
-        conditions: status.conditions.map(|mut all| {
-            all.retain(|condition| condition.type_ == "Ready");
-            all
-        }),
-        ..NodeStatus::default()
-    });
+    node.metadata.labels = None;
+    node.status.conditions.retain(|condition| condition.type_ == "Ready");
 }

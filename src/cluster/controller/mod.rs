@@ -24,7 +24,7 @@ mod unclaimed;
 mod wait;
 
 use super::{
-    api::{LocalSnapshot, LocalVolume, StorageNode},
+    api::{LocalSnapshot, LocalVolume, StorageNode, kubernetes::Node},
     events::Events,
 };
 use crate::{
@@ -40,7 +40,6 @@ pub use claims::cluster_uid;
 
 use agents::Agents;
 use figures::Unanswered;
-use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, ResourceExt};
 use machines::Machines;
 use mirror::Mirror;

@@ -2,14 +2,14 @@
 
 use super::{machines::takes_volumes, objects::Wished};
 use crate::{
-    cluster::api::{Desired, LocalVolume, Phase, PoolStatus, StorageNode},
+    cluster::api::{Desired, LocalVolume, Phase, PoolStatus, StorageNode, kubernetes::Node},
     error::{Error, Result},
     volume::{
         Class, Layout, LimitMode, NodeName, size,
         topology::{Requirement, covers},
     },
 };
-use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use std::{
     collections::{BTreeMap, HashMap},
