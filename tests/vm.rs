@@ -5,6 +5,8 @@
 
 #[path = "vm/commands.rs"]
 mod commands;
+#[path = "vm/container.rs"]
+mod container;
 #[path = "vm/crash.rs"]
 mod crash;
 #[path = "vm/dead.rs"]
@@ -15,6 +17,8 @@ mod drill;
 mod ends;
 #[path = "vm/export.rs"]
 mod export;
+#[path = "vm/foreign.rs"]
+mod foreign;
 #[path = "vm/growth.rs"]
 mod growth;
 #[path = "vm/guest.rs"]
@@ -25,6 +29,8 @@ mod known;
 mod late;
 #[path = "vm/life.rs"]
 mod life;
+#[path = "vm/manifest.rs"]
+mod manifest;
 #[path = "vm/nfs.rs"]
 mod nfs;
 #[path = "vm/node.rs"]
@@ -36,6 +42,8 @@ mod points;
 mod quota;
 #[path = "vm/remote.rs"]
 mod remote;
+#[path = "vm/runc.rs"]
+mod runc;
 #[path = "traps/scene.rs"]
 #[allow(dead_code, clippy::result_large_err, reason = "shared with tests/traps.rs, which uses all of it")]
 mod scene;
