@@ -114,7 +114,7 @@ impl Collector for Objects {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let mut objects = encoder.encode_descriptor(
             "agent_objects",
-            "Objects of this node by what they say last",
+            "Objects of this node by what they say last.",
             None,
             MetricType::Gauge,
         )?;
@@ -129,7 +129,7 @@ impl Collector for Objects {
         }
         let mut queued = encoder.encode_descriptor(
             "agent_objects_queued",
-            "Objects that are being worked on, or wait for the next attempt",
+            "Objects that are being worked on, or wait for the next attempt.",
             None,
             MetricType::Gauge,
         )?;

@@ -68,7 +68,7 @@ impl Collector for Objects {
         let count = |count: usize| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
         count(unclaimed.count()).encode(encoder.encode_descriptor(
             "controller_unclaimed_volumes",
-            "Ready volumes that neither a PersistentVolume nor a claim names",
+            "Ready volumes that neither a PersistentVolume nor a claim names.",
             None,
             MetricType::Gauge,
         )?)?;
@@ -78,7 +78,7 @@ impl Collector for Objects {
         ];
         let mut family = encoder.encode_descriptor(
             "controller_tombstones",
-            "Deleted volumes and snapshots that wait for a node that is gone",
+            "Deleted volumes and snapshots that wait for a node that is gone.",
             None,
             MetricType::Gauge,
         )?;
