@@ -234,6 +234,8 @@ fn answer(mut stream: TcpStream, namespace: &Value) -> std::io::Result<()> {
         let body = json!({
             "apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404,
             "message": "there is nothing of this name",
+            // By this the kind is known, and the object is not there.
+            "details": {"name": object_in(&request)},
         });
         ("404 Not Found", body.to_string())
     };
@@ -242,4 +244,10 @@ fn answer(mut stream: TcpStream, namespace: &Value) -> std::io::Result<()> {
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// `GET /apis/GROUP/VERSION/PLURAL/NAME HTTP/1.1`: the name, or nothing where the path is a list's.
+fn object_in(request: &str) -> &str {
+    let path = request.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
+    path.split('/').nth(5).unwrap_or_default()
 }
