@@ -212,23 +212,3 @@ fn a_full_pool_leaves_the_pod_pending_with_a_reason_until_there_is_room() {
     scene.stop("waiting");
     scene.delete_claim("more");
 }
-
-#[test]
-#[ignore = "started by scenarios_pass_and_nothing_is_left_of_their_machine"]
-fn the_page_on_installing_shows_what_happens() {
-    let scene = Scene::shared("first");
-    let text = std::fs::read_to_string(crate::release::file("deploy/examples/first.yaml")).unwrap();
-    // There is no registry.
-    let text = text.replace("busybox:1.37\n", &format!("{}\n", crate::scene::SHELL));
-    let arguments = ["--namespace", &scene.namespace, "apply", "--filename", "-"];
-    scene.bed().try_kubectl(&arguments, &text).unwrap();
-    scene.kubectl(&["wait", "--for", "condition=Ready", "pod/first", "--timeout", "50s"]);
-    let listed = scene.kubectl(&["get", "persistentvolumeclaims,localvolumes"]);
-    let object = scene.local_volume("first").name_any();
-    let line = listed.lines().find(|line| line.contains(&object)).unwrap_or_else(|| panic!("{listed}"));
-    let columns: Vec<_> = line.split_whitespace().collect();
-    assert_eq!(columns[1..6], ["here", "default", "1.0", "GiB", "Ready"], "{listed}");
-    assert!(scene.exec("first", "cat /data/started").contains("20"));
-    scene.stop("first");
-    scene.delete_claim("first");
-}

@@ -60,7 +60,11 @@ fn follow(reader: &Reader) {
         assert!(told.contains(NODE), "no StorageNode:\n{told}");
         reader.run(&make);
         let told = reader.run(&look);
-        assert!(told.contains("Ready") && told.contains("Bound"), "{told}");
+        let line =
+            told.lines().find(|line| line.starts_with("localvolume.")).unwrap_or_else(|| panic!("{told}"));
+        let columns: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(columns[1..6], [NODE, "default", "1.0", "GiB", "Ready"], "{told}");
+        assert!(told.contains("Bound"), "{told}");
         reader.run(&uninstall);
     }
     for take_off in blocks("When objects do not go away") {
