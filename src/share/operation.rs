@@ -129,7 +129,7 @@ pub enum Answer {
     /// What is wrong with one.
     Flaw(Option<Flaw>),
     /// What one holds.
-    Usage(Usage),
+    Usage(Option<Usage>),
     /// A snapshot; `None`: there is none.
     Snapshot(Option<Box<SnapshotRecord>>),
     /// Snapshots.

@@ -113,8 +113,8 @@ impl Remote {
         }
     }
 
-    /// What a volume holds, as far as that can be counted in half a minute.
-    pub fn usage(&self, share: &Share, key: Key) -> Result<Usage> {
+    /// What a volume of any cluster holds, as far as that can be counted in half a minute; `None`: there is none.
+    pub fn usage(&self, share: &Share, key: Key) -> Result<Option<Usage>> {
         match self.call(share, Work::Usage { key, entries: COUNTED, time: COUNTING }, QUICK)? {
             Answer::Usage(usage) => Ok(usage),
             _ => Err(odd()),

@@ -109,7 +109,7 @@ fn a_life(server: Server, export: &str, options: &str, version: Version) {
     let rest = remote.volumes(share, listed.after, 2).unwrap();
     assert_eq!((rest.entries.len(), rest.after), (1, None));
     assert_eq!(remote.snapshots(share, None, 9).unwrap().entries, [cut]);
-    assert!(remote.usage(share, key("c")).unwrap().bytes > 4 * MIB);
+    assert!(remote.usage(share, key("c")).unwrap().unwrap().bytes > 4 * MIB);
 
     remote.delete_snapshot(share, key("s")).unwrap();
     assert_eq!(remote.snapshot(share, key("s")).unwrap(), None);
@@ -271,7 +271,7 @@ fn a_squashed_root_is_told_what_it_may_not() {
     let refused = remote.create_snapshot(share, snapshot("s", "v")).unwrap_err();
     assert!(matches!(&refused, Error::Refused(text) if text.contains("no_root_squash")), "{refused:?}");
     assert_eq!(remote.snapshots(share, None, 9).unwrap().entries, []);
-    assert!(!remote.usage(share, key("v")).unwrap().complete);
+    assert!(!remote.usage(share, key("v")).unwrap().unwrap().complete);
     remote.delete_volume(share, key("v")).unwrap();
     assert_eq!(remote.purge(share).unwrap().left.len(), 1);
     assert_eq!(remote.leftovers(share).unwrap().len(), 1);
@@ -417,14 +417,14 @@ fn a_limit_of_the_server_is_the_volumes() {
     remote.create_volume(share, volume("v", "v")).unwrap();
     fs::write(scene.at("v/f"), data::bytes(1, 3 << 20)).unwrap();
     fs::hard_link(scene.at("v/f"), scene.at("v/g")).unwrap();
-    let usage = remote.usage(share, key("v")).unwrap();
+    let usage = remote.usage(share, key("v")).unwrap().unwrap();
     assert!(usage.complete && usage.inodes == 2 && usage.quota.is_none(), "{usage:?}");
     assert!((3 * MIB..4 * MIB).contains(&usage.bytes), "{usage:?}");
     remote.create_volume(share, volume("q", "q")).unwrap();
     let directory = File::open(scene.at("q")).unwrap();
     quota::set_number(&directory, 4711, quota::Inherit::Yes).unwrap();
     quota::set_limit(&scene.at("q"), 4711, Some(64 * MIB)).unwrap();
-    let limited = remote.usage(share, key("q")).unwrap().quota.unwrap();
+    let limited = remote.usage(share, key("q")).unwrap().unwrap().quota.unwrap();
     assert_eq!(limited.total, 64 * MIB);
     for name in ["v", "q"] {
         remote.delete_volume(share, key(name)).unwrap();

@@ -123,11 +123,9 @@ impl node::Usage for Counts {
     }
 }
 
-/// `None`: the server counts for each directory, or the volume is too large to be counted.
+/// `None`: the server counts for each directory, or the volume is too large to be counted, or has no record.
 fn count(remote: &Remote, at: &At, key: Key) -> Result<Option<node::Used>> {
-    let share = at.reach();
-    let Some(record) = remote.volume(&share, key)? else { return Ok(None) };
-    let usage = remote.usage(&share, key)?;
+    let Some(usage) = remote.usage(&at.reach(), key)? else { return Ok(None) };
     if usage.quota.is_some() {
         return Ok(None);
     }
@@ -135,5 +133,5 @@ fn count(remote: &Remote, at: &At, key: Key) -> Result<Option<node::Used>> {
         tracing::warn!(volume = %key, share = %at, files = usage.inodes, "too many files to count: the share's figures stand in");
         return Ok(None);
     }
-    Ok(Some(node::Used { bytes: usage.bytes, inodes: usage.inodes, total: record.size_bytes }))
+    Ok(Some(node::Used { bytes: usage.bytes, inodes: usage.inodes, total: usage.size }))
 }

@@ -33,6 +33,8 @@ pub struct Usage {
     pub inodes: u64,
     /// All of it was counted.
     pub complete: bool,
+    /// How large it is by its record, in bytes.
+    pub size: u64,
     /// The figures of a quota that the server has on the directory.
     pub quota: Option<Space>,
 }
@@ -62,9 +64,10 @@ impl Share {
         })
     }
 
-    /// Counts what one of the own cluster's volumes holds. `progress` is called now and then.
-    pub fn usage(&self, key: Key, bounds: Bounds, progress: &mut dyn FnMut(u64)) -> Result<Usage> {
-        let record = self.own_volume(key)?.ok_or_else(|| absent(key))?;
+    /// Counts what a volume holds, whichever cluster it belongs to: who asks is a node that has it mounted, and a node
+    /// does not know its cluster. `None`: there is no such volume. `progress` is called now and then.
+    pub fn usage(&self, key: Key, bounds: Bounds, progress: &mut dyn FnMut(u64)) -> Result<Option<Usage>> {
+        let Some(record) = self.volume(key)? else { return Ok(None) };
         let root = self.open_root_of(&record)?;
         let doing = || format!("counting what volume {key} holds");
         let own = space::of_open(root.file()).on_share(doing)?;
@@ -73,7 +76,8 @@ impl Share {
         let quota = (own.total != whole.total || own.inodes != whole.inodes).then_some(own);
         let Bounds { entries, until } = bounds;
         let (usage, complete) = tree::usage_within(root.file(), entries, until, progress).on_share(doing)?;
-        Ok(Usage { bytes: usage.bytes, inodes: usage.inodes, complete, quota })
+        let size = record.size_bytes;
+        Ok(Some(Usage { bytes: usage.bytes, inodes: usage.inodes, complete, size, quota }))
     }
 }
 
