@@ -28,7 +28,7 @@ fn a_thousand_volumes() {
         let volumes = stand.own_volumes();
         volumes.len() == VOLUMES && volumes.iter().all(|volume| phase(volume) == Phase::Ready)
     });
-    eprintln!("{VOLUMES} volumes: {:.1} s, {} KiB", start.elapsed().as_secs_f64(), anonymous(&stand));
+    eprintln!("{VOLUMES} volumes: {:.1} s, {}", start.elapsed().as_secs_f64(), memory(&stand));
     assert_eq!(entries(&stand.pool.path().join("volumes")).into_iter().collect::<BTreeSet<_>>(), keys);
 
     // All are read anew, and nothing is written.
@@ -40,7 +40,7 @@ fn a_thousand_volumes() {
         stand.driver.as_ref().unwrap().log().contains(&format!("watching localvolumes objects={VOLUMES}"))
     });
     std::thread::sleep(std::time::Duration::from_secs(3));
-    eprintln!("restarted: {:.1} s, {} KiB", start.elapsed().as_secs_f64(), anonymous(&stand));
+    eprintln!("restarted: {:.1} s, {}", start.elapsed().as_secs_f64(), memory(&stand));
     assert_eq!(self::versions(&stand), versions);
     assert!(anonymous(&stand) <= MOST_KIB, "{} KiB", anonymous(&stand));
     stand.kill();
@@ -53,6 +53,11 @@ fn a_thousand_volumes() {
 
 fn versions(stand: &Stand) -> BTreeSet<String> {
     stand.own_volumes().into_iter().filter_map(|volume| volume.metadata.resource_version).collect()
+}
+
+fn memory(stand: &Stand) -> String {
+    let resident = stand.driver.as_ref().unwrap().resident_kib();
+    format!("{resident} KiB resident, {} of it anonymous", anonymous(stand))
 }
 
 /// Memory that is resident and not backed by files.
