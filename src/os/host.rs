@@ -125,6 +125,16 @@ pub fn terminal_columns() -> Option<u16> {
     (result == 0 && size.ws_col > 0).then_some(size.ws_col)
 }
 
+/// Gives memory back to the kernel that this process has freed and its allocator has kept. Only glibc keeps so much that
+/// it is worth asking (malloc_trim(3)); milliseconds.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, locks what it touches, and moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

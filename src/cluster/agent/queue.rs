@@ -1,5 +1,6 @@
 //! Work on objects: each on one at a time, many side by side, again after a while where it did not succeed.
 
+use crate::os;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
     collections::HashMap,
@@ -7,6 +8,9 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::Notify, time};
+
+/// A queue that was so long once has left much behind when it is empty.
+const CROWD: usize = 256;
 
 /// How a piece of work went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +110,20 @@ impl<W: Work> Shared<W> {
     fn finish(&self, name: &str) -> Option<Option<W::Item>> {
         let mut slots = self.slots();
         let news = slots.get_mut(name).and_then(|slot| slot.news.take());
-        if news.is_none() {
-            slots.remove(name);
-            self.count.dec();
+        if news.is_some() {
+            return news;
         }
-        news
+        slots.remove(name);
+        self.count.dec();
+        let crowd_is_gone = slots.is_empty() && slots.capacity() > CROWD;
+        if crowd_is_gone {
+            slots.shrink_to_fit();
+        }
+        drop(slots);
+        if crowd_is_gone {
+            os::host::give_memory_back();
+        }
+        None
     }
 }
 
