@@ -302,22 +302,24 @@ fn nothing_is_left_of_a_machine_whose_test_is_killed() {
     let namespace = fs::read_link(format!("/proc/{}/ns/mnt", inner_of(test.pid()).unwrap())).unwrap();
     assert!(!host::loops_below(&directory).is_empty() && !groups_of(&directory).is_empty());
 
+    let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let mut users: Vec<_> =
+        all.filter(|path| fs::read_link(path.join("ns/mnt")).is_ok_and(|found| found == namespace)).collect();
+    assert!(!users.is_empty());
+
     test.kill();
-    let users = || -> Vec<_> {
-        let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-        all.filter(|path| fs::read_link(path.join("ns/mnt")).is_ok_and(|found| found == namespace)).collect()
-    };
+    // Not by the namespace: its number is the next one's as soon as it has gone.
     // Seconds, beside a cluster that starts on the same machine more of them.
     let gone = within(Duration::from_secs(90), || {
-        users().is_empty()
+        users.retain(|path| path.exists());
+        users.is_empty()
             && host::loops_below(&directory).is_empty()
             && groups_of(&directory).is_empty()
             && !directory.exists()
     });
     assert!(
         gone,
-        "processes {:?}, loops {:?}, cgroups {:?}, {directory:?} is {}",
-        users(),
+        "processes {users:?}, loops {:?}, cgroups {:?}, {directory:?} is {}",
         host::loops_below(&directory),
         groups_of(&directory),
         if directory.exists() { "there" } else { "gone" }
