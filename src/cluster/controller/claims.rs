@@ -2,7 +2,7 @@
 
 use super::{
     Controller,
-    objects::{answer, get},
+    objects::{answer, every, get},
 };
 use crate::{
     cluster::api::kubernetes::{CsiSource, Namespace, PersistentVolume, PersistentVolumeClaim, StorageClass},
@@ -15,8 +15,6 @@ use std::collections::HashSet;
 
 /// The scheduler's choice for a claim that waits for its first consumer.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// PersistentVolumes that are read at a time.
-const PAGE: u32 = 500;
 
 impl Controller {
     /// Whether the scheduler has chosen a node for the claim: its class is WaitForFirstConsumer then.
@@ -43,24 +41,17 @@ impl Controller {
         Ok(handles)
     }
 
-    /// Shows each of this driver's; a page at a time, so that ten thousand never are in memory.
+    /// Shows each of this driver's.
     async fn persistent_volumes(&self, mut show: impl FnMut(&CsiSource)) -> Result<()> {
-        let api = Api::<PersistentVolume>::all(self.client.clone());
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let listed = answer(api.list(&page))
-                .await
-                .map_err(|trouble| trouble.doing("listing PersistentVolumes"))?;
-            for source in listed.items.iter().filter_map(|volume| volume.spec.csi.as_ref()) {
-                if source.driver == self.settings.driver_name {
-                    show(source);
-                }
+        let api = &Api::<PersistentVolume>::all(self.client.clone());
+        let list = |page| async move { api.list(&page).await };
+        every(list, "listing PersistentVolumes", |volume| {
+            if let Some(source) = volume.spec.csi.filter(|source| source.driver == self.settings.driver_name)
+            {
+                show(&source);
             }
-            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = page.continue_token(&token),
-                None => return Ok(()),
-            }
-        }
+        })
+        .await
     }
 
     /// The shares that this driver's classes and PersistentVolumes name, and the handles of the latter.
@@ -83,18 +74,11 @@ impl Controller {
 
     /// The uids of all claims, whoever is to serve them.
     pub(super) async fn claims(&self) -> Result<HashSet<String>> {
-        let api = Api::<PersistentVolumeClaim>::all(self.client.clone());
-        let mut page = ListParams::default().limit(PAGE);
+        let api = &Api::<PersistentVolumeClaim>::all(self.client.clone());
+        let list = |page| async move { api.list_metadata(&page).await };
         let mut uids = HashSet::new();
-        loop {
-            let listed = answer(api.list_metadata(&page)).await;
-            let listed = listed.map_err(|trouble| trouble.doing("listing claims"))?;
-            uids.extend(listed.items.iter().filter_map(ResourceExt::uid));
-            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = page.continue_token(&token),
-                None => return Ok(uids),
-            }
-        }
+        every(list, "listing claims", |claim| uids.extend(claim.uid())).await?;
+        Ok(uids)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the objects of a cluster say that somebody should look at, for a command: volumes that nothing names, and
 //! tombstones. Without a watch, and without the controller.
 
-use super::objects::{Deleted, Trouble, Wished, answer, delete, get, patch};
+use super::objects::{Deleted, Wished, answer, delete, every, get, patch};
 use crate::{
     cluster::api::{Desired, FINALIZER, LocalSnapshot, LocalVolume, UNCLAIMED, kubernetes::Node},
     error::Result,
@@ -10,9 +10,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde_json::json;
 use std::{collections::HashSet, fmt, time::SystemTime};
-
-/// Objects that are read at a time.
-const PAGE: u32 = 500;
 
 /// One object.
 #[derive(Clone, Debug)]
@@ -80,11 +77,9 @@ pub async fn is_node(client: &Client, name: &str) -> Result<bool> {
 /// All that is left over, in the order of nodes and names.
 pub async fn find(client: &Client) -> Result<Vec<Leftover>> {
     // Objects first: a node that comes meanwhile is seen.
-    let volumes = Api::<LocalVolume>::all(client.clone());
     let mut found = Vec::new();
-    every(&volumes, |object| found.extend(of_volume(object))).await?;
-    let snapshots = Api::<LocalSnapshot>::all(client.clone());
-    every(&snapshots, |object| found.extend(of_snapshot(object))).await?;
+    all(client, |object| found.extend(of_volume(object))).await?;
+    all(client, |object| found.extend(of_snapshot(object))).await?;
     if found.iter().any(|one| one.what == What::Tombstone) {
         let nodes = nodes(client).await?;
         found.retain(|one| one.what != What::Tombstone || !nodes.contains(&one.node));
@@ -127,20 +122,9 @@ fn at(time: &Time) -> Option<SystemTime> {
 }
 
 /// Shows each object of a kind.
-async fn every<K: Wished>(api: &Api<K>, mut show: impl FnMut(K)) -> Result<()> {
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let listed = answer(api.list(&page)).await.map_err(|trouble| listing::<K>(trouble))?;
-        listed.items.into_iter().for_each(&mut show);
-        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
-}
-
-fn listing<K: Wished>(trouble: Trouble) -> crate::error::Error {
-    trouble.doing(&format!("listing {}", K::plural(&())))
+async fn all<K: Wished>(client: &Client, show: impl FnMut(K)) -> Result<()> {
+    let api = &Api::<K>::all(client.clone());
+    every(|page| async move { api.list(&page).await }, &format!("listing {}", K::plural(&())), show).await
 }
 
 async fn nodes(client: &Client) -> Result<HashSet<String>> {

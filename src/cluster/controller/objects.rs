@@ -15,7 +15,7 @@ use crate::{
 use k8s_openapi::ClusterResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, ObjectList, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -24,6 +24,9 @@ use tokio::time;
 
 /// An API server that takes longer for one request is as good as away.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// Objects that are read at a time.
+const PAGE: u32 = 500;
 
 /// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
 const UNKNOWN: &str = "unknown";
@@ -271,6 +274,27 @@ where
         Ok(object) => Ok(Some(object)),
         Err(Trouble::Api(status)) if is_missing(&status) => Ok(None),
         Err(trouble) => Err(trouble.doing(&format!("reading the object of {noun} {name}"))),
+    }
+}
+
+/// Shows each of a list's objects, a page at a time, so that ten thousand never are in memory; `doing` is for messages.
+pub(super) async fn every<K, L>(
+    list: impl Fn(ListParams) -> L,
+    doing: &str,
+    mut show: impl FnMut(K),
+) -> Result<()>
+where
+    K: Clone,
+    L: Future<Output = kube::Result<ObjectList<K>>>,
+{
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let listed = answer(list(page.clone())).await.map_err(|trouble| trouble.doing(doing))?;
+        listed.items.into_iter().for_each(&mut show);
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(()),
+        }
     }
 }
 
