@@ -1,7 +1,7 @@
 //! A server that these tests alone use, and the ways in which it stops to answer.
 
 use crate::{
-    export::server,
+    export::{server, start_server},
     guest::{Frozen, Server, Share},
     support::{
         eventually,
@@ -26,13 +26,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     static STARTED: OnceLock<()> = OnceLock::new();
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    STARTED.get_or_init(|| {
-        server(&["link", "d", "4"]);
-        server(&["make", "d"]);
-        server(&["export", "d", "xfs", "xfs", "512M", "rw,no_root_squash"]);
-        server(&["export", "d", "busy", "ext4", "32M", "rw,no_root_squash"]);
-        server(&["start", "d"]);
-    });
+    STARTED.get_or_init(|| start_server("d", "4", &[["xfs", "xfs", "512M"], ["busy", "ext4", "32M"]]));
     guard
 }
 

@@ -32,16 +32,26 @@ pub fn server(arguments: &[&str]) {
     });
 }
 
+/// Starts a server with these exports (name, filesystem, size), unless an earlier process of this guest has: what has
+/// failed is tried again by another one.
+pub fn start_server(name: &str, number: &str, exports: &[[&str; 3]]) {
+    let started = format!("/run/vm/{name}.started");
+    if Path::new(&started).exists() {
+        return;
+    }
+    server(&["link", name, number]);
+    server(&["make", name]);
+    for [export, filesystem, size] in exports {
+        server(&["export", name, export, filesystem, size, "rw,no_root_squash"]);
+    }
+    server(&["start", name]);
+    fs::write(started, "").unwrap();
+}
+
 /// The server is started by the first who needs it: nobody else uses it, so what is on it is known.
 fn started() {
     static STARTED: OnceLock<()> = OnceLock::new();
-    STARTED.get_or_init(|| {
-        server(&["link", NAME, "3"]);
-        server(&["make", NAME]);
-        server(&["export", NAME, "xfs", "xfs", "512M", "rw,no_root_squash"]);
-        server(&["export", NAME, "ext4", "ext4", "128M", "rw,no_root_squash"]);
-        server(&["start", NAME]);
-    });
+    STARTED.get_or_init(|| start_server(NAME, "3", &[["xfs", "xfs", "512M"], ["ext4", "ext4", "128M"]]));
 }
 
 /// One of its exports.
