@@ -518,9 +518,9 @@ fn render(namespace: &str, arguments: &[String]) -> Result<String, String> {
 }
 
 fn helm() -> String {
-    let built = ["build/cluster/bin/helm", "build/tools/helm"].map(at);
-    let found = built.into_iter().find(|path| Path::new(path).exists());
-    found.expect("there is no helm: run tests/chart/setup")
+    let path = at("build/cluster/bin/helm");
+    assert!(Path::new(&path).exists(), "there is no {path}: run tests/chart/setup");
+    path
 }
 
 fn python(program: &str) -> String {
