@@ -21,6 +21,8 @@ use std::{
 use wharf::cluster::api::LocalVolume;
 
 const COUNT: usize = 200;
+/// How many write claims beside each other. One alone waits for answers most of the time, and would be what is measured.
+const WRITERS: usize = 10;
 /// The chart's defaults.
 const CONTROLLER_METRICS: u16 = 29811;
 const NODE_METRICS: u16 = 29810;
@@ -33,9 +35,16 @@ fn two_hundred_claims_at_once_are_bound_deleted_and_their_room_is_back() {
     let cpu = [cpu_seconds("controller"), cpu_seconds("node")];
     let (calls_before, seconds_before) = calls("controller", "CreateVolume");
     let start = Instant::now();
-    for number in 0..COUNT {
-        scene.claim(&format!("data-{number}"), "local-now", "64Mi");
-    }
+    std::thread::scope(|writers| {
+        for writer in 0..WRITERS {
+            let scene = &scene;
+            writers.spawn(move || {
+                for number in (writer..COUNT).step_by(WRITERS) {
+                    scene.claim(&format!("data-{number}"), "local-now", "64Mi");
+                }
+            });
+        }
+    });
     let asked = start.elapsed();
     let is_bound = |claim: &PersistentVolumeClaim| {
         claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
