@@ -30,9 +30,9 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     check_node_id(&node_id)?;
     // Said before a pool is touched.
     let _: Endpoint =
-        arguments.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
+        arguments.role.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
     let mut shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
-    shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.mount_timeout));
+    shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.role.mount_timeout));
     let config = service::Config {
         pools: &arguments.pools,
         node_id: &node_id,
@@ -42,9 +42,9 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     let service = Service::new(&config).map_err(|error| error.chain())?;
     let service = Arc::new(service);
     let role = Role {
-        endpoint: &arguments.endpoint,
-        driver_name: &arguments.driver_name,
-        metrics_address: arguments.metrics_address,
+        endpoint: &arguments.role.endpoint,
+        driver_name: &arguments.role.driver_name,
+        metrics_address: arguments.role.metrics_address,
         metrics: Metrics::new(Arc::clone(&service)),
         offer: Offer { controller: true, node: true },
         service,

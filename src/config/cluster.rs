@@ -5,10 +5,10 @@
     reason = "these comments are the help text, where brackets mean optional"
 )]
 
-use super::{parse_driver_name, parse_pool};
+use super::{RoleArgs, parse_pool};
 use crate::store::PoolConfig;
 use clap::Args as ClapArgs;
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 /// How the API server is reached, and where the driver's own objects live there.
 #[derive(Clone, Debug, ClapArgs)]
@@ -19,26 +19,6 @@ pub struct ClusterArgs {
     /// The namespace in which the nodes' agents show that they are alive (Leases): the driver's own.
     #[arg(long, env = "WHARF_NAMESPACE", default_value = "wharf")]
     pub namespace: String,
-}
-
-/// What every role that serves CSI has.
-#[derive(Clone, Debug, ClapArgs)]
-pub struct RoleArgs {
-    /// The socket to serve on: `unix:///csi/csi.sock` or an absolute path.
-    #[arg(long, env = "CSI_ENDPOINT")]
-    pub endpoint: String,
-    /// The driver's name, as CSIDriver objects and PVs carry it.
-    #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
-    pub driver_name: String,
-    /// How many seconds mounting a share may take.
-    ///
-    /// A server whose first answer is slow, such as one with Kerberos, may need more. A fifth of it is the time in
-    /// which the server has to answer at all.
-    #[arg(long, env = "WHARF_MOUNT_TIMEOUT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
-    pub mount_timeout: u64,
-    /// Where to serve Prometheus metrics over HTTP at /metrics, such as 127.0.0.1:9808 [default: nowhere].
-    #[arg(long, env = "WHARF_METRICS_ADDRESS")]
-    pub metrics_address: Option<SocketAddr>,
 }
 
 /// The objects that a command looks at beside pools and shares.

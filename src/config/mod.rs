@@ -9,7 +9,7 @@
 mod cluster;
 
 #[cfg(feature = "cluster")]
-pub use cluster::{ClusterArgs, ControllerArgs, NodeArgs, ObjectArgs, RoleArgs};
+pub use cluster::{ClusterArgs, ControllerArgs, NodeArgs, ObjectArgs};
 
 use crate::{
     service::nfs::At,
@@ -89,12 +89,32 @@ pub enum Command {
     ShareHelper,
 }
 
-/// Of `wharf standalone`.
+/// What every role that serves CSI has.
 #[derive(Clone, Debug, ClapArgs)]
-pub struct StandaloneArgs {
+pub struct RoleArgs {
     /// The socket to serve on: `unix:///run/wharf/csi.sock` or an absolute path.
     #[arg(long, env = "CSI_ENDPOINT")]
     pub endpoint: String,
+    /// The driver's name, as CSIDriver objects and PVs carry it.
+    #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
+    pub driver_name: String,
+    /// How many seconds mounting a share may take.
+    ///
+    /// A server whose first answer is slow, such as one with Kerberos, may need more. A fifth of it is the time in
+    /// which the server has to answer at all.
+    #[arg(long, env = "WHARF_MOUNT_TIMEOUT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub mount_timeout: u64,
+    /// Where to serve Prometheus metrics over HTTP at /metrics, such as 127.0.0.1:9808 [default: nowhere].
+    #[arg(long, env = "WHARF_METRICS_ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
+}
+
+/// Of `wharf standalone`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct StandaloneArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become a heading")]
+    pub role: RoleArgs,
     /// The node's id, also the value of its topology [default: the host's name].
     #[arg(long, env = "WHARF_NODE_ID")]
     pub node_id: Option<String>,
@@ -118,21 +138,9 @@ pub struct StandaloneArgs {
     /// Drivers with the same owner see each other's volumes, and one takes over what another one left.
     #[arg(long, env = "WHARF_OWNER", value_parser = parse_owner)]
     pub owner: Option<String>,
-    /// How many seconds mounting a share may take.
-    ///
-    /// A server whose first answer is slow, such as one with Kerberos, may need more. A fifth of it is the time in
-    /// which the server has to answer at all.
-    #[arg(long, env = "WHARF_MOUNT_TIMEOUT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
-    pub mount_timeout: u64,
-    /// The driver's name, as CSIDriver objects and PVs carry it.
-    #[arg(long, env = "WHARF_DRIVER_NAME", default_value = "wharf.csi.dev", value_parser = parse_driver_name)]
-    pub driver_name: String,
     /// How many volumes the orchestrator may put on this node; 0: it decides.
     #[arg(long, env = "WHARF_MAX_VOLUMES", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_volumes: i64,
-    /// Where to serve Prometheus metrics over HTTP at /metrics, such as 127.0.0.1:9808 [default: nowhere].
-    #[arg(long, env = "WHARF_METRICS_ADDRESS")]
-    pub metrics_address: Option<SocketAddr>,
 }
 
 /// Of `wharf check`.
