@@ -2,7 +2,7 @@
 
 use super::{
     super::api::{HEALTHY, Phase},
-    kind::{Kind, Reported},
+    kind::Kind,
     status::READY,
 };
 use std::{
@@ -25,16 +25,17 @@ pub struct Seen {
 
 impl Seen {
     pub fn of<K: Kind>(object: &K) -> Self {
-        let Reported { phase, failure, conditions, .. } = object.reported();
+        let phase = object.phase().unwrap_or_default();
         let there = matches!(phase, Phase::Ready | Phase::Orphaned);
-        let unready = conditions
-            .iter()
-            .any(|one| [READY, HEALTHY].contains(&one.type_.as_str()) && one.status != "True");
+        let unready = [READY, HEALTHY]
+            .into_iter()
+            .filter_map(|type_| object.condition(type_))
+            .any(|condition| condition.status != "True");
         Self {
             phase: Some(phase),
             there,
             lost: phase == Phase::Lost,
-            troubled: there && (failure.is_some() || unready),
+            troubled: there && (object.failure().is_some() || unready),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{
     super::api::{
-        Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec,
-        ORPHANED_LABEL, ObjectSource, Phase, SourceKind, VolumeAccess,
+        Desired, LocalObject, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec, ObjectSource,
+        Phase, SourceKind, VolumeAccess,
     },
     plan::View,
 };
@@ -20,39 +20,13 @@ use crate::{
     },
 };
 use bytesize::ByteSize;
-use k8s_openapi::{
-    ClusterResourceScope,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff,
-};
-use kube::{Resource, ResourceExt};
-use serde::{Serialize, de::DeserializeOwned};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff};
+use kube::ResourceExt;
 use serde_json::{Map, Value, json};
-use std::{fmt::Debug, sync::Arc};
-
-/// What every status has.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reported {
-    pub phase: Phase,
-    pub observed_generation: i64,
-    pub store: Option<String>,
-    pub failure: Option<Failure>,
-    pub conditions: Vec<Condition>,
-    /// The orchestrator's id was told.
-    pub answered: bool,
-}
+use std::sync::Arc;
 
 /// A kind of object whose data lies on this node.
-pub trait Kind:
-    Resource<DynamicType = (), Scope = ClusterResourceScope>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Serialize
-    + Send
-    + Sync
-    + 'static
-{
+pub trait Kind: LocalObject {
     /// What the store calls it.
     const KIND: store::Kind;
     /// Whether it can be ill: pods use it.
@@ -60,9 +34,6 @@ pub trait Kind:
     /// What is written down on disk.
     type Record: Send + Sync + 'static;
 
-    fn node_name(&self) -> &str;
-    fn desired(&self) -> Desired;
-    fn reported(&self) -> Reported;
     /// The whole status as it is.
     fn status(&self) -> Value;
     /// What is wrong with the spec, if somebody has edited it.
@@ -99,19 +70,17 @@ pub trait Kind:
     }
 
     fn view(&self, flawed: bool) -> View {
-        let reported = self.reported();
-        let orphaned = self.labels().get(ORPHANED_LABEL).is_some_and(|value| value == "true");
+        let phase = self.phase().unwrap_or_default();
         View {
-            deleting: self.meta().deletion_timestamp.is_some(),
-            accepted: self.finalizers().iter().any(|each| each == FINALIZER),
-            orphaned,
+            deleting: self.is_deleted(),
+            accepted: self.is_accepted(),
+            orphaned: self.is_orphaned(),
             desired: self.desired(),
-            phase: reported.phase,
-            current: Some(reported.observed_generation) == self.meta().generation,
-            ever: orphaned
-                || reported.store.is_some()
-                || reported.answered
-                || matches!(reported.phase, Phase::Ready | Phase::Lost | Phase::Orphaned),
+            phase,
+            current: self.is_answered(),
+            ever: self.is_orphaned()
+                || self.reported().is_some_and(|reported| reported.store.is_some() || reported.id.is_some())
+                || matches!(phase, Phase::Ready | Phase::Lost | Phase::Orphaned),
             flawed,
         }
     }
@@ -140,25 +109,6 @@ impl Kind for LocalVolume {
     const KIND: store::Kind = store::Kind::Volume;
     const IS_USED: bool = true;
     type Record = VolumeRecord;
-
-    fn node_name(&self) -> &str {
-        &self.spec.node_name
-    }
-
-    fn desired(&self) -> Desired {
-        self.spec.desired
-    }
-
-    fn reported(&self) -> Reported {
-        self.status.as_ref().map_or_else(Reported::default, |status| Reported {
-            phase: status.phase,
-            observed_generation: status.observed_generation,
-            store: status.store.clone(),
-            failure: status.failure.clone(),
-            conditions: status.conditions.clone(),
-            answered: status.volume_id.is_some(),
-        })
-    }
 
     fn status(&self) -> Value {
         self.status.as_ref().map_or(Value::Null, |status| json!(status))
@@ -275,25 +225,6 @@ impl Kind for LocalSnapshot {
     const KIND: store::Kind = store::Kind::Snapshot;
     const IS_USED: bool = false;
     type Record = SnapshotRecord;
-
-    fn node_name(&self) -> &str {
-        &self.spec.node_name
-    }
-
-    fn desired(&self) -> Desired {
-        self.spec.desired
-    }
-
-    fn reported(&self) -> Reported {
-        self.status.as_ref().map_or_else(Reported::default, |status| Reported {
-            phase: status.phase,
-            observed_generation: status.observed_generation,
-            store: status.store.clone(),
-            failure: status.failure.clone(),
-            conditions: status.conditions.clone(),
-            answered: status.snapshot_id.is_some(),
-        })
-    }
 
     fn status(&self) -> Value {
         self.status.as_ref().map_or(Value::Null, |status| json!(status))

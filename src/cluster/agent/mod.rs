@@ -8,6 +8,7 @@ mod figures;
 mod index;
 mod kind;
 mod lease;
+mod look;
 mod node;
 mod plan;
 mod queue;

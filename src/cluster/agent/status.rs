@@ -2,7 +2,7 @@
 
 use super::{
     super::api::{Failure, HEALTHY, Phase},
-    kind::{Kind, Reported},
+    kind::Kind,
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -68,7 +68,7 @@ const LONGEST: usize = 32_768;
 pub fn patch<K: Kind>(object: &K, report: &Report) -> Option<Value> {
     let generation = object.meta().generation;
     let old = object.status();
-    let Reported { mut conditions, .. } = object.reported();
+    let mut conditions = object.reported().map(|reported| reported.conditions.to_vec()).unwrap_or_default();
     set(&mut conditions, READY, report.ready, &report.reason, &report.message, generation);
     match report.health.as_ref().filter(|_| K::IS_USED) {
         Some(Health::Well) => set(&mut conditions, HEALTHY, true, "Usable", "", generation),

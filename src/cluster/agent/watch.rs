@@ -1,6 +1,7 @@
 //! Hears of objects, and compares them with the disk now and then.
 
 use super::{
+    super::api::Desired,
     Agent,
     index::{Index, Seen, differences},
     kind::Kind,
@@ -137,8 +138,7 @@ impl<K: Kind> Watch<K> {
     fn gone(&self, object: &DeserializeGuard<K>) {
         let name = object.name_any();
         self.index.remove(&name);
-        let wanted_gone =
-            object.0.as_ref().is_ok_and(|object| object.desired() == super::super::api::Desired::Absent);
+        let wanted_gone = object.0.as_ref().is_ok_and(|object| object.desired() == Desired::Absent);
         if !wanted_gone {
             // Its data, if there is any, gets another object.
             self.queue.put(&name, None);

@@ -4,10 +4,11 @@
 //! and finds the next one.
 
 use super::{
-    super::api::{FINALIZER, Failure, HEALTHY, ORPHANED_LABEL, Phase},
+    super::api::{FINALIZER, Failure, HEALTHY, Phase},
     Agent,
     index::Index,
     kind::Kind,
+    look::Found,
     plan::{Action, Facts, View, plan},
     queue::{Outcome, Pace, Work},
     status::{self, Health, Report},
@@ -16,12 +17,11 @@ use crate::{
     error::{Error, Result},
     failpoint,
     service::{self, Service},
-    store::Pool,
     volume::Key,
 };
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 use std::{
@@ -51,7 +51,7 @@ impl<K> fmt::Debug for Keeper<K> {
 }
 
 /// What is known of an object.
-enum Known<K> {
+pub enum Known<K> {
     /// From a watch: it may have changed since.
     Heard(Arc<K>),
     /// As the API server has it.
@@ -62,36 +62,10 @@ enum Known<K> {
     Unknown,
 }
 
-enum Step<K> {
+/// What a step leads to.
+pub enum Step<K> {
     Then(Known<K>),
     End(Outcome),
-}
-
-/// What lies on disk.
-enum Found<R> {
-    Present { store: String, pool: String, record: R, health: Health },
-    Absent,
-    Unknown(Error),
-}
-
-impl<R> Found<R> {
-    /// A record, or why there is none that can be used.
-    fn of<K: Kind<Record = R>>(found: Result<Option<(Arc<Pool>, R)>>) -> Self {
-        match found {
-            Ok(Some((pool, record))) => {
-                let health = K::ailment(&pool, &record)
-                    .map_or(Health::Well, |ailment| Health::Ill(ailment.reason, ailment.message));
-                Self::Present {
-                    store: pool.store().to_string(),
-                    pool: pool.name().to_owned(),
-                    record,
-                    health,
-                }
-            }
-            Ok(None) => Self::Absent,
-            Err(error) => Self::Unknown(error),
-        }
-    }
 }
 
 /// Whether nothing is gained by trying again, and nothing was left behind: which nobody knows of work that panicked.
@@ -156,7 +130,7 @@ impl<K: Kind> Keeper<K> {
         let view = object.view(flaw.is_some());
         let facts = match &found {
             Found::Present { store, record, .. } => Facts::Present {
-                elsewhere: object.reported().store.is_some_and(|noted| noted != *store),
+                elsewhere: object.store().is_some_and(|noted| noted != store),
                 small: object.is_small(record),
             },
             Found::Absent => Facts::Absent,
@@ -189,19 +163,6 @@ impl<K: Kind> Keeper<K> {
                 Ok(Step::End(Outcome::Again(Pace::Slow)))
             }
         }
-    }
-
-    /// What lies on disk for an object. Where data is to go, every pool must have been asked.
-    async fn look(&self, object: &Arc<K>, key: Option<Key>) -> Found<K::Record> {
-        let Some(key) = key else { return Found::Absent };
-        let object = Arc::clone(object);
-        let look = move |service: &Service| {
-            let store = service.store();
-            let everywhere = object.desired() == super::super::api::Desired::Absent;
-            let found = if everywhere { K::find_anywhere(store, key) } else { object.find(store, key) };
-            Ok(Found::of::<K>(found))
-        };
-        self.agent.short(look).await.unwrap_or_else(Found::Unknown)
     }
 
     async fn accept(&self, object: &K) -> kube::Result<Step<K>> {
@@ -282,10 +243,10 @@ impl<K: Kind> Keeper<K> {
 
     /// What people want to hear of between two reports.
     fn tell_recovery(&self, object: &K, view: &View, health: Health) {
-        let told = object.reported().conditions.into_iter().find(|condition| condition.type_ == HEALTHY);
-        let was_ill = told.filter(|condition| condition.status == "False").map(|condition| condition.reason);
+        let told = object.condition(HEALTHY).filter(|condition| condition.status == "False");
+        let was_ill = told.map(|condition| condition.reason.as_str());
         match health {
-            Health::Ill(reason, message) if was_ill.as_deref() != Some(reason) => {
+            Health::Ill(reason, message) if was_ill != Some(reason) => {
                 self.agent.events.warning(object.object_ref(&()), "Look", reason, message);
             }
             Health::Well if was_ill.is_some() || view.phase == Phase::Lost => {
@@ -383,7 +344,7 @@ impl<K: Kind> Keeper<K> {
     }
 
     async fn mourn(&self, object: &K, view: &View, found: &Found<K::Record>) -> kube::Result<Step<K>> {
-        let noted = object.reported().store.unwrap_or_default();
+        let noted = object.store().unwrap_or_default();
         let message = match found {
             Found::Present { store, pool, .. } => format!(
                 "it lay in store {noted}, but pool {pool:?} carries store {store}: mount the disk that it was on; \
@@ -425,39 +386,6 @@ impl<K: Kind> Keeper<K> {
         Ok(Step::End(Outcome::Done))
     }
 
-    /// There is no object of that name: what lies on disk under it gets one.
-    async fn announce(&self, name: &str) -> kube::Result<Step<K>> {
-        let Some(key) = Key::parse(name) else { return Ok(Step::End(Outcome::Done)) };
-        let node_name = self.agent.node_name.clone();
-        let look = move |service: &Service| {
-            let found = K::find_anywhere(service.store(), key)?;
-            Ok(found.map(|(pool, record)| K::announcement(&record, &pool, &node_name)))
-        };
-        let mut object: K = match self.agent.short(look).await {
-            Ok(Some(object)) => object,
-            Ok(None) => return Ok(Step::End(Outcome::Done)),
-            Err(error) => {
-                self.agent.complaints.about_disk(&format!("{} {name} cannot be announced", K::KIND), &error);
-                return Ok(Step::End(Outcome::Done));
-            }
-        };
-        object.finalizers_mut().push(FINALIZER.to_owned());
-        object.labels_mut().insert(ORPHANED_LABEL.to_owned(), "true".to_owned());
-        match self.agent.within(self.api.create(&PostParams::default(), &object)).await {
-            Ok(created) => {
-                failpoint!("agent.announced");
-                self.index.wrote(name, created.resource_version());
-                let note = "found on this node without an object, and announced".to_owned();
-                self.agent.events.normal(created.object_ref(&()), "Look", "Announced", note);
-                Ok(Step::Then(Known::Fresh(Arc::new(created))))
-            }
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Step::Then(Known::Unknown)),
-            // The kind is not served, or on its way out: all is compared again when it is back.
-            Err(kube::Error::Api(status)) if is_not_served(&status) => Ok(Step::End(Outcome::Done)),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Writes a status unless it says the same already; gives the object as it is then.
     async fn report(&self, object: &K, report: &Report) -> kube::Result<Option<K>> {
         let Some(status) = status::patch(object, report) else { return Ok(None) };
@@ -489,11 +417,6 @@ impl<K: Kind> Keeper<K> {
         self.index.wrote(&name, written.resource_version());
         Ok(written)
     }
-}
-
-/// A kind that does not exist, or is being deleted.
-fn is_not_served(status: &kube::core::Status) -> bool {
-    matches!(status.code, 404 | 405) || (status.is_forbidden() && status.message.contains("terminating"))
 }
 
 /// What is said of data that is there.

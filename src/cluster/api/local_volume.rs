@@ -1,6 +1,6 @@
 //! A local volume: one directory or image file on one node.
 
-use super::{Desired, Failure, Phase, UNCLAIMED};
+use super::{Desired, Failure, LocalObject, Phase, UNCLAIMED};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -103,8 +103,7 @@ pub enum VolumeAccess {
 impl LocalVolume {
     /// Nothing in the cluster names it, as the controller has found.
     pub fn is_unclaimed(&self) -> bool {
-        let conditions = self.status.iter().flat_map(|status| &status.conditions);
-        conditions.into_iter().any(|condition| condition.type_ == UNCLAIMED && condition.status == "True")
+        self.condition(UNCLAIMED).is_some_and(|condition| condition.status == "True")
     }
 }
 

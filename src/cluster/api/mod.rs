@@ -7,12 +7,14 @@
 pub mod kubernetes;
 mod local_snapshot;
 mod local_volume;
+mod object;
 mod storage_node;
 
 pub use local_snapshot::{LocalSnapshot, LocalSnapshotSpec, LocalSnapshotStatus};
 pub use local_volume::{
     LocalVolume, LocalVolumeSpec, LocalVolumeStatus, ObjectSource, SourceKind, VolumeAccess,
 };
+pub use object::{LocalObject, Reported};
 pub use storage_node::{PoolStatus, StorageNode, StorageNodeSpec, StorageNodeStatus};
 
 use crate::error::{Error, failure::Failure as Detail};

@@ -3,12 +3,14 @@
 use super::{
     Controller,
     agents::Liveness,
-    objects::{Deleted, Wished},
+    objects::Deleted,
     placement::{Flight, Way, candidates},
     wait::{Ended, nobody, still_running},
 };
 use crate::{
-    cluster::api::{Desired, FINALIZER, LocalVolume, LocalVolumeSpec, ORPHANED_LABEL, Phase, SourceKind},
+    cluster::api::{
+        Desired, FINALIZER, LocalObject, LocalVolume, LocalVolumeSpec, ORPHANED_LABEL, Phase, SourceKind,
+    },
     error::{Error, Result},
     failpoint,
     service::{CreateLocal, Existing, SourceRequest, Volume, Wish},

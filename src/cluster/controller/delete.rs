@@ -7,27 +7,78 @@ use super::{
     Controller,
     agents::Liveness,
     create::LEAVING,
-    objects::{Objects, Wished},
+    objects::Objects,
     wait::{Ended, nobody},
 };
 use crate::{
-    cluster::api::{Desired, FINALIZER},
+    cluster::api::{
+        Desired, FINALIZER, LocalObject, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec,
+        VolumeAccess,
+    },
     error::{Error, Result},
     failpoint,
     volume::{Key, NodeName},
 };
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Renaming into the trash is quick; what takes longer is not going to happen soon.
 const DELETING: Duration = Duration::from_secs(50);
 /// An answer that was there before this call may be about to be given anew.
 const OLD_ANSWER: Duration = Duration::from_secs(3);
 
+/// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
+const UNKNOWN: &str = "unknown";
+
+/// Takes the place of an object that is lost.
+pub(super) trait StandIn: LocalObject {
+    /// Has the node's agent delete what it may still have.
+    fn stand_in(key: Key, node_name: &str) -> Self;
+}
+
+impl StandIn for LocalVolume {
+    fn stand_in(key: Key, node_name: &str) -> Self {
+        let spec = LocalVolumeSpec {
+            node_name: node_name.to_owned(),
+            name: UNKNOWN.to_owned(),
+            pool: UNKNOWN.to_owned(),
+            parameters: BTreeMap::new(),
+            access: VolumeAccess::Mount,
+            filesystem: None,
+            required_bytes: 0,
+            limit_bytes: 0,
+            source: None,
+            desired: Desired::Absent,
+        };
+        with_finalizer(Self::new(&key.to_string(), spec))
+    }
+}
+
+impl StandIn for LocalSnapshot {
+    fn stand_in(key: Key, node_name: &str) -> Self {
+        let spec = LocalSnapshotSpec {
+            node_name: node_name.to_owned(),
+            name: UNKNOWN.to_owned(),
+            source_volume_id: UNKNOWN.to_owned(),
+            desired: Desired::Absent,
+        };
+        with_finalizer(Self::new(&key.to_string(), spec))
+    }
+}
+
+/// It stays until its agent has looked, however long that takes.
+fn with_finalizer<K: Resource>(mut object: K) -> K {
+    object.finalizers_mut().push(FINALIZER.to_owned());
+    object
+}
+
 impl Controller {
     /// `id` is for messages.
-    pub(super) async fn delete<K: Wished>(
+    pub(super) async fn delete<K: StandIn>(
         &self,
         objects: &Objects<K>,
         key: Key,
@@ -66,7 +117,11 @@ impl Controller {
 
     /// Writes that there is to be no data, and sees to it that the object stays until its agent has looked.
     /// `None`: it is not what it was.
-    pub(super) async fn wish_absent<K: Wished>(&self, objects: &Objects<K>, object: &K) -> Result<Option<K>> {
+    pub(super) async fn wish_absent<K: LocalObject>(
+        &self,
+        objects: &Objects<K>,
+        object: &K,
+    ) -> Result<Option<K>> {
         let held = object.is_accepted() || object.meta().deletion_timestamp.is_some();
         if object.desired() == Desired::Absent && held {
             return Ok(Some(object.clone()));
@@ -81,7 +136,7 @@ impl Controller {
     }
 
     /// `Ok(false)`: there is an object now, look again.
-    async fn deleted_without_object<K: Wished>(
+    async fn deleted_without_object<K: StandIn>(
         &self,
         objects: &Objects<K>,
         key: Key,
@@ -103,7 +158,7 @@ impl Controller {
     }
 
     /// Two nodes cannot have objects of one name. It is not this id that the object stands for, so it is left alone.
-    async fn refuse_elsewhere<K: Wished>(&self, object: &K, node: &NodeName, id: &str) -> Result<()> {
+    async fn refuse_elsewhere<K: LocalObject>(&self, object: &K, node: &NodeName, id: &str) -> Result<()> {
         let named = self.machines.name_of(node).unwrap_or_else(|| node.as_str().to_owned());
         if self.is_gone_for_good(&named).await? {
             tracing::warn!(
@@ -119,7 +174,12 @@ impl Controller {
     }
 
     /// Waits for the agent; `Ok(false)`: look again.
-    async fn await_gone<K: Wished>(&self, objects: &Objects<K>, object: &K, limit: Duration) -> Result<bool> {
+    async fn await_gone<K: LocalObject>(
+        &self,
+        objects: &Objects<K>,
+        object: &K,
+        limit: Duration,
+    ) -> Result<bool> {
         let before = object.failure_now().map(|error| error.chain());
         let began = Instant::now();
         let answer = |object: &K| {
@@ -143,7 +203,7 @@ impl Controller {
     }
 
     /// It is deleted for whoever asked, and its data may lie on a disk all the same.
-    fn tell_tombstone<K: Wished>(&self, object: &K) {
+    fn tell_tombstone<K: LocalObject>(&self, object: &K) {
         let node = object.node_name();
         let note = format!(
             "deleted, but node {node} is gone and has not purged the data: the object stays, for the node to purge it \
@@ -160,7 +220,11 @@ impl Controller {
     }
 
     /// For what is on its way out and must be out before something else can be.
-    pub(super) async fn wait_until_out<K: Wished>(&self, objects: &Objects<K>, object: &K) -> Result<()> {
+    pub(super) async fn wait_until_out<K: LocalObject>(
+        &self,
+        objects: &Objects<K>,
+        object: &K,
+    ) -> Result<()> {
         match self.wait_gone(objects, object, LEAVING).await? {
             true => Ok(()),
             false => Err(Error::Busy(format!(

@@ -2,11 +2,10 @@
 
 use super::{
     Controller,
-    objects::Wished,
     wait::{Ended, nobody, still_running},
 };
 use crate::{
-    cluster::api::{LocalVolume, Phase},
+    cluster::api::{LocalObject, LocalVolume, Phase},
     error::{Error, Result},
     failpoint,
     service::{ExpandVolume, Expanded},

@@ -1,7 +1,7 @@
 //! What the controller counts, for metrics: objects that somebody should look at, and agents that did not answer.
 
-use super::{Controller, objects::Wished};
-use crate::cluster::api::Desired;
+use super::Controller;
+use crate::cluster::api::{Desired, LocalObject};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -43,7 +43,7 @@ impl Controller {
     }
 
     /// Deleted, as far as anybody asks, and kept for a node that is gone.
-    fn tombstones<'a, K: Wished + 'a>(&self, objects: impl Iterator<Item = &'a Arc<K>>) -> usize {
+    fn tombstones<'a, K: LocalObject + 'a>(&self, objects: impl Iterator<Item = &'a Arc<K>>) -> usize {
         let is_tombstone = |object: &&Arc<K>| {
             object.desired() == Desired::Absent && self.machines.mirror.get(object.node_name()).is_none()
         };

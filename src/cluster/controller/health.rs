@@ -4,10 +4,9 @@ use super::{
     Controller,
     agents::Liveness,
     list::{key_of, paged},
-    objects::Wished,
 };
 use crate::{
-    cluster::api::{Desired, HEALTHY, LocalVolume, Phase},
+    cluster::api::{Desired, HEALTHY, LocalObject, LocalVolume, Phase},
     error::Result,
     service::{Ailment, Health, Listed, Page, Severity},
     volume::VolumeId,
@@ -72,12 +71,8 @@ fn told(object: &LocalVolume) -> Vec<Ailment> {
         });
     }
     let is_there = matches!(object.phase(), Some(Phase::Ready | Phase::Orphaned));
-    let named = |type_: &str| {
-        let conditions = object.status.iter().flat_map(|status| &status.conditions);
-        conditions.into_iter().find(|condition| condition.type_ == type_)
-    };
     // Without a look at its health, as by an older agent, what it says of the whole has to do.
-    let ill = named(HEALTHY).or_else(|| named(READY));
+    let ill = object.condition(HEALTHY).or_else(|| object.condition(READY));
     let ill = ill.filter(|condition| is_there && condition.status == "False");
     ailments.extend(ill.map(|condition| {
         let known = REASONS.iter().find(|(reason, _)| *reason == condition.reason);

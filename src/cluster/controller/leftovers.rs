@@ -1,12 +1,14 @@
 //! What the objects of a cluster say that somebody should look at, for a command: volumes that nothing names, and
 //! tombstones. Without a watch, and without the controller.
 
-use super::objects::{Deleted, Wished, answer, delete, every, get, patch};
+use super::objects::{Deleted, answer, delete, every, get, patch};
 use crate::{
-    cluster::api::{Desired, FINALIZER, LocalSnapshot, LocalVolume, UNCLAIMED, kubernetes::Node},
+    cluster::api::{
+        Desired, FINALIZER, LocalObject, LocalSnapshot, LocalVolume, UNCLAIMED, kubernetes::Node,
+    },
     error::Result,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde_json::json;
 use std::{collections::HashSet, fmt, time::SystemTime};
@@ -92,7 +94,11 @@ fn of_volume(object: LocalVolume) -> Option<Leftover> {
     let bytes = object.status.as_ref().and_then(|status| u64::try_from(status.size_bytes?).ok());
     let (what, since) = match object.desired() {
         Desired::Absent => (What::Tombstone, deleted(&object)),
-        Desired::Present => (What::Unclaimed, unclaimed(&object).map(|one| at(&one.last_transition_time))?),
+        Desired::Present if object.is_unclaimed() => {
+            let since = object.condition(UNCLAIMED).and_then(|condition| at(&condition.last_transition_time));
+            (What::Unclaimed, since)
+        }
+        Desired::Present => return None,
     };
     let node = object.node_name().to_owned();
     Some(Leftover { what, node, bytes, since, object: Object::Volume(Box::new(object)) })
@@ -108,12 +114,7 @@ fn of_snapshot(object: LocalSnapshot) -> Option<Leftover> {
     })
 }
 
-fn unclaimed(object: &LocalVolume) -> Option<&Condition> {
-    let conditions = &object.status.as_ref()?.conditions;
-    conditions.iter().find(|condition| condition.type_ == UNCLAIMED && condition.status == "True")
-}
-
-fn deleted<K: Wished>(object: &K) -> Option<SystemTime> {
+fn deleted<K: LocalObject>(object: &K) -> Option<SystemTime> {
     object.meta().deletion_timestamp.as_ref().and_then(at)
 }
 
@@ -122,7 +123,7 @@ fn at(time: &Time) -> Option<SystemTime> {
 }
 
 /// Shows each object of a kind.
-async fn all<K: Wished>(client: &Client, show: impl FnMut(K)) -> Result<()> {
+async fn all<K: LocalObject>(client: &Client, show: impl FnMut(K)) -> Result<()> {
     let api = &Api::<K>::all(client.clone());
     every(|page| async move { api.list(&page).await }, &format!("listing {}", K::plural(&())), show).await
 }
@@ -135,7 +136,7 @@ async fn nodes(client: &Client) -> Result<HashSet<String>> {
 }
 
 /// Each write names what it was decided on; whoever writes meanwhile wins.
-async fn clear<K: Wished>(client: &Client, seen: &K) -> Result<Option<String>> {
+async fn clear<K: LocalObject>(client: &Client, seen: &K) -> Result<Option<String>> {
     let api = Api::<K>::all(client.clone());
     let changed = || Ok(Some("it was changed meanwhile: run it again".to_owned()));
     if is_node(client, seen.node_name()).await? {

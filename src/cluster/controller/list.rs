@@ -1,8 +1,8 @@
 //! Lists, and single volumes and snapshots: what agents have told, as the watch has seen it.
 
-use super::{Controller, create::volume_of, objects::Wished, snapshot::snapshot_of};
+use super::{Controller, create::volume_of, snapshot::snapshot_of};
 use crate::{
-    cluster::api::{Desired, LocalVolume},
+    cluster::api::{Desired, LocalObject, LocalVolume},
     error::{Error, Result},
     service::{Listed, Page, Snapshot, Volume, parse_token, token_after},
     volume::{Key, NodeName, SnapshotId, VolumeId},
@@ -53,7 +53,7 @@ fn unknown(what: &str, id: &str) -> Error {
     Error::NotFound(format!("{what} {id:?} does not exist"))
 }
 
-pub(super) fn key_of<K: Wished>(object: &K) -> Option<Key> {
+pub(super) fn key_of<K: LocalObject>(object: &K) -> Option<Key> {
     Key::parse(&object.name_any())
 }
 

@@ -1,25 +1,20 @@
-//! Objects of one kind: what volumes and snapshots have in common, and the calls to the API server about them.
+//! The calls to the API server about objects of one kind.
 //!
 //! Every write is conditional: a create is exclusive by its name, a patch and a deletion name what they were decided
 //! on. Who loses reads again.
 
 use super::mirror::Mirror;
 use crate::{
-    cluster::api::{
-        Desired, FINALIZER, Failure, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec,
-        ORPHANED_LABEL, Phase, VolumeAccess,
-    },
+    cluster::api::LocalObject,
     error::{Error, Result},
-    volume::Key,
 };
-use k8s_openapi::ClusterResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectList, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 use tokio::time;
 
 /// An API server that takes longer for one request is as good as away.
@@ -28,142 +23,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// Objects that are read at a time.
 const PAGE: u32 = 500;
 
-/// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
-const UNKNOWN: &str = "unknown";
-
-/// Written by the controller, made true by the agent of one node.
-pub(super) trait Wished:
-    Resource<DynamicType = (), Scope = ClusterResourceScope>
-    + Clone
-    + fmt::Debug
-    + DeserializeOwned
-    + Serialize
-    + Send
-    + Sync
-    + 'static
-{
-    /// As messages call it.
-    const NOUN: &'static str;
-
-    fn node_name(&self) -> &str;
-    fn desired(&self) -> Desired;
-    /// `None`: its agent has said nothing yet.
-    fn phase(&self) -> Option<Phase>;
-    fn observed_generation(&self) -> i64;
-    fn failure(&self) -> Option<&Failure>;
-    /// What stands in for an object that is lost, so that its agent deletes what it may still have.
-    fn stand_in(key: Key, node_name: &str) -> Self;
-
-    /// An agent has taken it on: from then on there may be side effects.
-    fn is_accepted(&self) -> bool {
-        self.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
-    }
-
-    /// It is being deleted, or is to be.
-    fn is_leaving(&self) -> bool {
-        self.desired() == Desired::Absent || self.meta().deletion_timestamp.is_some()
-    }
-
-    /// An agent has found it on its disk, and nobody has asked for it since.
-    fn is_orphaned(&self) -> bool {
-        self.labels().contains_key(ORPHANED_LABEL)
-    }
-
-    /// The agent's answer to the wish as it stands now.
-    fn failure_now(&self) -> Option<Error> {
-        let now = self.meta().generation.unwrap_or_default();
-        self.failure().filter(|_| self.observed_generation() == now).map(Error::from)
-    }
-
-    /// The agent says that it cannot be made, and that nothing of it is left.
-    fn has_failed(&self) -> bool {
-        self.phase() == Some(Phase::Failed) && self.failure_now().is_some()
-    }
-}
-
-impl Wished for LocalVolume {
-    const NOUN: &'static str = "volume";
-
-    fn node_name(&self) -> &str {
-        &self.spec.node_name
-    }
-
-    fn desired(&self) -> Desired {
-        self.spec.desired
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        self.status.as_ref().map(|status| status.phase)
-    }
-
-    fn observed_generation(&self) -> i64 {
-        self.status.as_ref().map_or(0, |status| status.observed_generation)
-    }
-
-    fn failure(&self) -> Option<&Failure> {
-        self.status.as_ref()?.failure.as_ref()
-    }
-
-    fn stand_in(key: Key, node_name: &str) -> Self {
-        let spec = LocalVolumeSpec {
-            node_name: node_name.to_owned(),
-            name: UNKNOWN.to_owned(),
-            pool: UNKNOWN.to_owned(),
-            parameters: BTreeMap::new(),
-            access: VolumeAccess::Mount,
-            filesystem: None,
-            required_bytes: 0,
-            limit_bytes: 0,
-            source: None,
-            desired: Desired::Absent,
-        };
-        with_finalizer(Self::new(&key.to_string(), spec))
-    }
-}
-
-impl Wished for LocalSnapshot {
-    const NOUN: &'static str = "snapshot";
-
-    fn node_name(&self) -> &str {
-        &self.spec.node_name
-    }
-
-    fn desired(&self) -> Desired {
-        self.spec.desired
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        self.status.as_ref().map(|status| status.phase)
-    }
-
-    fn observed_generation(&self) -> i64 {
-        self.status.as_ref().map_or(0, |status| status.observed_generation)
-    }
-
-    fn failure(&self) -> Option<&Failure> {
-        self.status.as_ref()?.failure.as_ref()
-    }
-
-    fn stand_in(key: Key, node_name: &str) -> Self {
-        let spec = LocalSnapshotSpec {
-            node_name: node_name.to_owned(),
-            name: UNKNOWN.to_owned(),
-            source_volume_id: UNKNOWN.to_owned(),
-            desired: Desired::Absent,
-        };
-        with_finalizer(Self::new(&key.to_string(), spec))
-    }
-}
-
-/// It stays until its agent has looked, however long that takes.
-fn with_finalizer<K: Resource>(mut object: K) -> K {
-    object.finalizers_mut().push(FINALIZER.to_owned());
-    object
-}
-
 /// All objects of a kind.
 #[derive(Debug)]
-pub(super) struct Objects<K: Wished> {
+pub(super) struct Objects<K: LocalObject> {
     api: Api<K>,
     /// What the watch has seen: for lists and waiting, and never for a decision that loses something.
     pub(super) mirror: Mirror<K>,
@@ -180,7 +42,7 @@ pub(super) enum Deleted {
     Changed,
 }
 
-impl<K: Wished> Objects<K> {
+impl<K: LocalObject> Objects<K> {
     pub(super) fn new(client: Client) -> Self {
         let api = Api::all(client);
         Self { mirror: Mirror::start(api.clone(), Default::default(), |object: &mut K| trim(object)), api }
@@ -235,7 +97,7 @@ impl<K: Wished> Objects<K> {
 }
 
 /// Merges `change` into the object, if it is what it was; `None`: it is not.
-pub(super) async fn patch<K: Wished>(api: &Api<K>, object: &K, mut change: Value) -> Result<Option<K>> {
+pub(super) async fn patch<K: LocalObject>(api: &Api<K>, object: &K, mut change: Value) -> Result<Option<K>> {
     let name = object.name_any();
     change["metadata"]["resourceVersion"] = json!(object.resource_version());
     change["metadata"]["uid"] = json!(object.uid());
@@ -245,7 +107,7 @@ pub(super) async fn patch<K: Wished>(api: &Api<K>, object: &K, mut change: Value
 }
 
 /// Deletes an object, never another one of its name; with a version only as it was then.
-pub(super) async fn delete<K: Wished>(
+pub(super) async fn delete<K: LocalObject>(
     api: &Api<K>,
     object: &K,
     resource_version: Option<String>,

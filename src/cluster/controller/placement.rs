@@ -1,8 +1,8 @@
 //! Where a new volume goes: pure functions over what is known of nodes.
 
-use super::{machines::takes_volumes, objects::Wished};
+use super::machines::takes_volumes;
 use crate::{
-    cluster::api::{Desired, LocalVolume, Phase, PoolStatus, StorageNode, kubernetes::Node},
+    cluster::api::{Desired, LocalObject, LocalVolume, Phase, PoolStatus, StorageNode, kubernetes::Node},
     error::{Error, Result},
     volume::{
         Class, Layout, LimitMode, NodeName, size,

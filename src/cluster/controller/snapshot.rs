@@ -4,11 +4,11 @@ use super::{
     Controller,
     agents::Liveness,
     create::LEAVING,
-    objects::{Deleted, Wished},
+    objects::Deleted,
     wait::{Ended, nobody, still_running},
 };
 use crate::{
-    cluster::api::{Desired, LocalSnapshot, LocalSnapshotSpec, ORPHANED_LABEL, Phase},
+    cluster::api::{Desired, LocalObject, LocalSnapshot, LocalSnapshotSpec, ORPHANED_LABEL, Phase},
     error::{Error, Result},
     failpoint,
     service::{CreateSnapshot, Snapshot},

@@ -1,8 +1,8 @@
 //! What is done now and then, whether anybody asks or not: shares are looked after, what agents have found on their
 //! disks is taken up where somebody still names it, and what nobody names is said.
 
-use super::{Controller, objects::Wished};
-use crate::{error::Result, service::Service};
+use super::Controller;
+use crate::{cluster::api::LocalObject, error::Result, service::Service};
 use kube::ResourceExt;
 use std::{sync::Arc, time::Duration};
 use tokio::time;

@@ -3,9 +3,9 @@
 //! A provisioner that dies between CreateVolume's answer and its PersistentVolume is followed by one that asks again,
 //! as long as there is the claim. Without it nobody ever will.
 
-use super::{Controller, objects::Wished};
+use super::Controller;
 use crate::{
-    cluster::api::{LocalVolume, Phase, UNCLAIMED},
+    cluster::api::{LocalObject, LocalVolume, Phase, UNCLAIMED},
     error::Result,
 };
 use k8s_openapi::{
@@ -130,7 +130,7 @@ const UID: usize = 36;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
+    use super::{super::delete::StandIn, *};
     use crate::volume::Key;
 
     fn volume(uid: &str) -> Arc<LocalVolume> {

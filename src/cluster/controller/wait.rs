@@ -1,11 +1,10 @@
 //! Waiting for an agent's answer: bounded, and only as long as the agent lives.
 
-use super::{
-    Controller,
-    agents::Liveness,
-    objects::{Objects, Wished},
+use super::{Controller, agents::Liveness, objects::Objects};
+use crate::{
+    cluster::api::LocalObject,
+    error::{Error, Result},
 };
-use crate::error::{Error, Result};
 use kube::ResourceExt;
 use std::{
     sync::Arc,
@@ -33,7 +32,7 @@ pub(super) enum Ended<T> {
 
 impl Controller {
     /// Waits until `decide` has a value for the object, which must be as new as `since`; `limit` is the end in any case.
-    pub(super) async fn wait<K: Wished, T>(
+    pub(super) async fn wait<K: LocalObject, T>(
         &self,
         objects: &Objects<K>,
         since: &K,
@@ -41,7 +40,7 @@ impl Controller {
         decide: impl Fn(&K) -> Option<T>,
     ) -> Result<Ended<T>> {
         let (name, uid) = (since.name_any(), since.uid());
-        let is_new = |object: &K| object.metadata_generation() >= since.metadata_generation();
+        let is_new = |object: &K| object.generation() >= since.generation();
         let bell = objects.mirror.bell(&name);
         let began = Instant::now();
         let (mut asked, mut shown) = (began, false);
@@ -79,7 +78,7 @@ impl Controller {
     }
 
     /// Waits until the object is gone. `Ok(false)`: it is not, and nobody can tell when it will be.
-    pub(super) async fn wait_gone<K: Wished>(
+    pub(super) async fn wait_gone<K: LocalObject>(
         &self,
         objects: &Objects<K>,
         object: &K,
@@ -90,7 +89,7 @@ impl Controller {
 }
 
 /// The work goes on; the same request again waits for it.
-pub(super) fn still_running<K: Wished>(name: &str) -> Error {
+pub(super) fn still_running<K: LocalObject>(name: &str) -> Error {
     Error::Busy(format!(
         "{} {name} is still being worked on; repeat the same request to wait for it",
         K::NOUN
@@ -98,22 +97,11 @@ pub(super) fn still_running<K: Wished>(name: &str) -> Error {
 }
 
 /// Nobody there who could go on.
-pub(super) fn nobody<K: Wished>(object: &K) -> Error {
+pub(super) fn nobody<K: LocalObject>(object: &K) -> Error {
     Error::Unavailable(format!(
         "the agent on node {}, where {} {} lies, does not show that it is alive: start the driver's pod there",
         object.node_name(),
         K::NOUN,
         object.name_any()
     ))
-}
-
-/// The generation of an object; unlike its resource version it only tells of wishes.
-trait Generation {
-    fn metadata_generation(&self) -> i64;
-}
-
-impl<K: Wished> Generation for K {
-    fn metadata_generation(&self) -> i64 {
-        self.meta().generation.unwrap_or_default()
-    }
 }
