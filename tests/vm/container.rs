@@ -291,6 +291,7 @@ fn no_capability_is_there_for_nothing() {
         container.stop();
         let container = Container::start(&whole, Some(&api_server));
         // The same request gives what there is of it.
+        let _corner = Corner::new(A, "xfs", &name);
         let made = patiently(|| container.co().create(&name, &class(&name, "xfs", "4.2", "claim")));
         patiently(|| container.co().delete(&made.volume_id));
         container.stop();
