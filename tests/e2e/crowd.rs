@@ -12,7 +12,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
     net::TcpStream,
@@ -34,6 +34,7 @@ fn two_hundred_claims_at_once_are_bound_deleted_and_their_room_is_back() {
     let before = room();
     let cpu = [cpu_seconds("controller"), cpu_seconds("node")];
     let (calls_before, seconds_before) = calls("controller", "CreateVolume");
+    let requests_before = requests(&scene);
     let start = Instant::now();
     std::thread::scope(|writers| {
         for writer in 0..WRITERS {
@@ -68,6 +69,14 @@ fn two_hundred_claims_at_once_are_bound_deleted_and_their_room_is_back() {
         (seconds - seconds_before) / (calls - calls_before) * 1e3,
         calls - calls_before
     );
+    let mut requests: Vec<_> = requests(&scene)
+        .into_iter()
+        .map(|(what, count)| (count - requests_before.get(&what).copied().unwrap_or_default(), what))
+        .collect();
+    requests.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (count, what) in requests.iter().take(20) {
+        println!("figure: the API server was asked for {:.1} {what} for each claim", count / COUNT as f64);
+    }
     let mine: BTreeSet<String> = scene
         .claims()
         .list()
@@ -89,6 +98,22 @@ fn two_hundred_claims_at_once_are_bound_deleted_and_their_room_is_back() {
     });
     within("the room comes back", 60, || room() + (64 << 20) >= before);
     println!("figure: {COUNT} claims deleted and their room back in {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// How many requests of each kind the API server has answered: verb, resource and subresource.
+fn requests(scene: &Scene) -> BTreeMap<String, f64> {
+    let page = scene.bed().kubectl(&["get", "--raw", "/metrics"]);
+    let mut counts = BTreeMap::new();
+    for line in page.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+        let label = |name: &str| {
+            let (_, rest) = line.split_once(&format!("{name}=\"")).unwrap();
+            rest.split('"').next().unwrap()
+        };
+        let what = [label("verb"), label("resource"), label("subresource")].join(" ");
+        *counts.entry(what.trim().to_owned()).or_default() +=
+            line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+    }
+    counts
 }
 
 /// How many calls of a method a role has answered, and how many seconds that took in sum.
