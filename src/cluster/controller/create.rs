@@ -294,7 +294,7 @@ impl Controller {
 
     /// An earlier volume of this name is on its way out, or an attempt is that came to nothing.
     async fn see_off(&self, object: &LocalVolume) -> Result<Step> {
-        if object.metadata.deletion_timestamp.is_none() {
+        if !object.is_deleted() {
             let Some(object) = self.wish_absent(&self.volumes, object).await? else { return Ok(Step::Again) };
             self.volumes.delete_this(&object).await?;
             failpoint!("cluster.create.old-deleted");

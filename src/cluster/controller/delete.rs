@@ -98,7 +98,7 @@ impl Controller {
                 return self.refuse_elsewhere(&object, node, id).await;
             }
             let Some(object) = self.wish_absent(objects, &object).await? else { continue };
-            if object.meta().deletion_timestamp.is_none() {
+            if !object.is_deleted() {
                 failpoint!("cluster.delete.wished");
                 objects.delete_this(&object).await?;
                 failpoint!("cluster.delete.deleted");
@@ -122,7 +122,7 @@ impl Controller {
         objects: &Objects<K>,
         object: &K,
     ) -> Result<Option<K>> {
-        let held = object.is_accepted() || object.meta().deletion_timestamp.is_some();
+        let held = object.is_accepted() || object.is_deleted();
         if object.desired() == Desired::Absent && held {
             return Ok(Some(object.clone()));
         }

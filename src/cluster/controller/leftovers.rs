@@ -147,7 +147,7 @@ async fn clear<K: LocalObject>(client: &Client, seen: &K) -> Result<Option<Strin
     if object.uid() != seen.uid() || object.desired() != Desired::Absent {
         return changed();
     }
-    if object.meta().deletion_timestamp.is_none() {
+    if !object.is_deleted() {
         // Whoever wrote the wish died before this.
         match delete(&api, &object, object.resource_version()).await? {
             Deleted::Gone => return Ok(None),

@@ -34,7 +34,7 @@ impl Controller {
                 },
             };
             if object.is_leaving() {
-                if object.metadata.deletion_timestamp.is_none() {
+                if !object.is_deleted() {
                     let Some(object) = self.wish_absent(&self.snapshots, &object).await? else { continue };
                     self.snapshots.delete_this(&object).await?;
                     failpoint!("cluster.snapshot.old-deleted");
