@@ -22,6 +22,7 @@
 )]
 
 mod case;
+mod lane;
 mod matrix;
 mod model;
 mod points;

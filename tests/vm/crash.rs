@@ -27,7 +27,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -74,7 +74,7 @@ const ELSEWHERE: [&str; 6] = [
     "share.discarded-record",
 ];
 
-/// A version of the protocol, on an export.
+/// A version of the protocol, on an export of its own.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     version: &'static str,
@@ -83,8 +83,8 @@ struct Way {
 
 impl Way {
     fn all() -> [Self; 3] {
-        let (xfs, ext4) = (Export::xfs(), Export::ext4());
-        [("4.2", xfs), ("4.1", ext4), ("3", xfs)].map(|(version, export)| Self { version, export })
+        let exports = [("4.2", Export::xfs()), ("4.1", Export::ext4()), ("3", Export::third())];
+        exports.map(|(version, export)| Self { version, export })
     }
 
     fn options(self) -> String {
@@ -396,11 +396,8 @@ fn is_stopped(pid: i32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
-/// The exports are for one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// Of the server: whoever cuts it is alone with it.
+static POWER: RwLock<()> = RwLock::new(());
 
 fn is_full() -> bool {
     env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
@@ -422,82 +419,134 @@ pub fn in_source(below: &str, beginning: &str) -> BTreeSet<String> {
     found
 }
 
-/// Which cases are due on one version: (operation, hit, end), in the order of the operations.
-fn dealt(
-    deal: &Deal,
-    way: Way,
-    references: &[(Operation, Reference)],
-    due: &mut BTreeSet<String>,
-) -> Vec<(usize, Hit, End)> {
-    let mut reached: BTreeMap<&String, Vec<(usize, &Hit)>> = BTreeMap::new();
-    for (at, (_, reference)) in references.iter().enumerate() {
-        for hit in &reference.hits {
-            reached.entry(&hit.0).or_default().push((at, hit));
+/// A point where something ends: of which operation, which hit, and what ends.
+type Case = (usize, Hit, End);
+
+/// The cases of one version, one after the other, beside those of the others: most of a case is waiting.
+struct Lane {
+    rig: Rig,
+    references: Vec<(Operation, Reference)>,
+    struck: BTreeSet<String>,
+    failures: Vec<String>,
+    count: usize,
+}
+
+impl Lane {
+    fn new(way: Way) -> Self {
+        Self {
+            rig: Rig::new(way),
+            references: Vec::new(),
+            struck: BTreeSet::new(),
+            failures: Vec::new(),
+            count: 0,
         }
     }
-    let both = [End::Helper, End::Container];
-    let mut cases = Vec::new();
-    for (point, hits) in reached {
-        let of = |what: &str, count| deal.choose(&format!("{what} {point} {}", way.version), count);
-        if env::var("WHARF_CRASH_SHARE").is_ok() {
-            cases.extend(hits.into_iter().flat_map(|(at, hit)| both.map(|end| (at, hit.clone(), end))));
-        } else if is_full() {
-            for end in both {
-                let (at, hit) = hits[of(&format!("{end:?}"), hits.len())];
-                cases.push((at, hit.clone(), end));
+
+    fn describe(&self, operation: Operation, hit: Option<&Hit>) -> String {
+        let hit = hit.map(|(point, number)| format!("{point}@{number}")).unwrap_or_default();
+        format!("{operation:?} {} at {hit}", self.rig.way.version)
+    }
+
+    fn record(&mut self, operations: &[Operation]) {
+        let references =
+            operations.iter().map(|operation| (*operation, reference(&mut self.rig, *operation)));
+        self.references = references.collect();
+    }
+
+    /// Which cases are due here, in the order of the operations. Of the points that are not for every version, those
+    /// that are reached here go out of `due`.
+    fn dealt(&self, deal: &Deal, due: &mut BTreeSet<String>) -> Vec<Case> {
+        let mut reached: BTreeMap<&String, Vec<(usize, &Hit)>> = BTreeMap::new();
+        for (at, (_, reference)) in self.references.iter().enumerate() {
+            for hit in &reference.hits {
+                reached.entry(&hit.0).or_default().push((at, hit));
             }
-        } else if due.remove(point) {
-            let (at, hit) = hits[of("hit", hits.len())];
-            cases.push((at, hit.clone(), both[of("end", both.len())]));
         }
+        let both = [End::Helper, End::Container];
+        let mut cases = Vec::new();
+        for (point, hits) in reached {
+            let of =
+                |what: &str, count| deal.choose(&format!("{what} {point} {}", self.rig.way.version), count);
+            if wanted().is_some() {
+                cases.extend(hits.into_iter().flat_map(|(at, hit)| both.map(|end| (at, hit.clone(), end))));
+            } else if is_full() {
+                for end in both {
+                    let (at, hit) = hits[of(&format!("{end:?}"), hits.len())];
+                    cases.push((at, hit.clone(), end));
+                }
+            } else if due.remove(point) {
+                let (at, hit) = hits[of("hit", hits.len())];
+                cases.push((at, hit.clone(), both[of("end", both.len())]));
+            }
+        }
+        cases.sort_by_key(|(at, ..)| *at);
+        cases
     }
-    cases.sort_by_key(|(at, ..)| *at);
-    cases
+
+    fn strike(&mut self, (at, hit, end): Case) {
+        let (operation, reference) = &self.references[at];
+        let description = self.describe(*operation, Some(&hit));
+        if wanted().is_some_and(|wanted| !description.starts_with(&wanted)) {
+            return;
+        }
+        let begun = Instant::now();
+        self.count += 1;
+        if let Err(why) = strike(&mut self.rig, *operation, reference, end, &hit) {
+            println!("vm: FAILED: {description}, {end:?}: {why}");
+            self.failures.push(format!("{description}, {end:?} ended: {why}"));
+            self.rig = Rig::new(self.rig.way);
+        }
+        println!("vm: {description}, {end:?}: {:.1} s", begun.elapsed().as_secs_f32());
+        self.struck.insert(hit.0);
+    }
+}
+
+/// The beginning of a description, when only some cases are asked for.
+fn wanted() -> Option<String> {
+    env::var("WHARF_CRASH_SHARE").ok()
+}
+
+/// Does the work on each lane, with what is its own of `given`, all at the same time.
+fn side_by_side<T: Send>(lanes: &mut [Lane], given: Vec<T>, work: impl Fn(&mut Lane, T) + Sync) {
+    let work = &work;
+    thread::scope(|scope| {
+        for (lane, own) in lanes.iter_mut().zip(given) {
+            scope.spawn(move || work(lane, own));
+        }
+    });
 }
 
 #[test]
 fn an_end_at_every_point_leaves_no_trace() {
     required();
-    let _alone = alone();
-    let only = env::var("WHARF_CRASH_SHARE").ok();
+    let _beside = POWER.read().unwrap_or_else(PoisonError::into_inner);
     let (deal, points) = (Deal::new(), in_source("src/share", "share."));
-    let mut due: BTreeSet<_> =
-        points.iter().skip(deal.choose("share", SHARE)).step_by(SHARE).cloned().collect();
-    let (mut struck, mut failures, mut count) = (BTreeSet::new(), Vec::new(), 0);
-    for (turn, way) in Way::all().into_iter().enumerate() {
-        let mut rig = Rig::new(way);
-        let is_wanted = |(at, operation): &(usize, Operation)| match &only {
+    let mut lanes = Way::all().map(Lane::new);
+    let operations = lanes.iter().enumerate().map(|(turn, lane)| {
+        let is_due = |(at, operation): &(usize, Operation)| match wanted() {
             // As far as the description is known before the points are.
             Some(wanted) => {
-                let beginning = format!("{operation:?} {} at ", way.version);
-                wanted.starts_with(&beginning) || beginning.starts_with(wanted)
+                let beginning = lane.describe(*operation, None);
+                wanted.starts_with(&beginning) || beginning.starts_with(&wanted)
             }
             None => is_full() || at % 3 == turn,
         };
-        let operations = ALL.into_iter().enumerate().filter(is_wanted);
-        let references: Vec<_> =
-            operations.map(|(_, operation)| (operation, reference(&mut rig, operation))).collect();
-        for (at, hit, end) in dealt(&deal, way, &references, &mut due) {
-            let (operation, reference) = &references[at];
-            let description = format!("{operation:?} {} at {}@{}", way.version, hit.0, hit.1);
-            if only.as_ref().is_some_and(|wanted| !description.starts_with(wanted)) {
-                continue;
-            }
-            count += 1;
-            let begun = Instant::now();
-            if let Err(why) = strike(&mut rig, *operation, reference, end, &hit) {
-                println!("vm: FAILED: {description}, {end:?}: {why}");
-                failures.push(format!("{description}, {end:?} ended: {why}"));
-                rig = Rig::new(way);
-            }
-            println!("vm: {description}, {end:?}: {:.1} s", begun.elapsed().as_secs_f32());
-            struck.insert(hit.0);
-        }
-    }
+        ALL.into_iter().enumerate().filter(is_due).map(|(_, operation)| operation).collect()
+    });
+    let operations: Vec<Vec<_>> = operations.collect();
+    side_by_side(&mut lanes, operations, |lane, operations| lane.record(&operations));
+    let mut due: BTreeSet<_> =
+        points.iter().skip(deal.choose("share", SHARE)).step_by(SHARE).cloned().collect();
+    let cases: Vec<_> = lanes.iter().map(|lane| lane.dealt(&deal, &mut due)).collect();
+    side_by_side(&mut lanes, cases, |lane, cases| cases.into_iter().for_each(|case| lane.strike(case)));
+
+    let count: usize = lanes.iter().map(|lane| lane.count).sum();
+    let failures: Vec<_> = lanes.iter().flat_map(|lane| lane.failures.clone()).collect();
     assert!(failures.is_empty(), "{} of {count} cases failed:\n{}", failures.len(), failures.join("\n---\n"));
+    let struck: BTreeSet<_> = lanes.iter().flat_map(|lane| &lane.struck).collect();
     let missed = |point: &&String| !struck.contains(*point) && !ELSEWHERE.contains(&&***point);
     let missing: Vec<_> = points.iter().filter(missed).collect();
-    assert!(!is_full() || only.is_some() || missing.is_empty(), "no operation reaches {missing:?}");
+    assert!(!is_full() || wanted().is_some() || missing.is_empty(), "no operation reaches {missing:?}");
     println!("vm: {count} cases at {} points", struck.len());
 }
 
@@ -505,7 +554,7 @@ fn an_end_at_every_point_leaves_no_trace() {
 #[test]
 fn a_power_cut_of_the_server_loses_nothing_that_was_answered() {
     required();
-    let _alone = alone();
+    let _alone = POWER.write().unwrap_or_else(PoisonError::into_inner);
     let way = Way::all()[0];
     let mut rig = Rig::new(way);
     // Each takes the server's grace period.

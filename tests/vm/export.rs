@@ -51,7 +51,8 @@ pub fn start_server(name: &str, number: &str, exports: &[[&str; 3]]) {
 /// The server is started by the first who needs it: nobody else uses it, so what is on it is known.
 fn started() {
     static STARTED: OnceLock<()> = OnceLock::new();
-    STARTED.get_or_init(|| start_server(NAME, "3", &[["xfs", "xfs", "512M"], ["ext4", "ext4", "128M"]]));
+    let exports = [["xfs", "xfs", "512M"], ["ext4", "ext4", "128M"], ["third", "xfs", "512M"]];
+    STARTED.get_or_init(|| start_server(NAME, "3", &exports));
 }
 
 /// One of its exports.
@@ -67,6 +68,12 @@ impl Export {
     pub fn ext4() -> Self {
         started();
         Self("ext4")
+    }
+
+    /// XFS, too.
+    pub fn third() -> Self {
+        started();
+        Self("third")
     }
 
     /// As clients name it.
