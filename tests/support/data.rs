@@ -4,7 +4,7 @@ use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -13,7 +13,12 @@ const CHUNK: usize = 1 << 20;
 
 /// The SHA-256 of a file's or device's whole content.
 pub fn sha256(path: &Path) -> String {
-    sha256_of(File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())), u64::MAX)
+    try_sha256(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// As [`sha256`], of a file that may be gone.
+pub fn try_sha256(path: &Path) -> io::Result<String> {
+    Ok(sha256_of(File::open(path)?, u64::MAX))
 }
 
 /// Of its first `length` bytes.

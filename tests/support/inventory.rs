@@ -234,8 +234,8 @@ fn describe_file(pool: &Pool, path: &Path, metadata: &fs::Metadata) -> String {
     if size > LARGEST_HASHED || name == "disk.img" {
         return format!("{owner} {size} bytes {allocated}");
     }
-    match fs::read(&full) {
-        Ok(_) => format!("{owner} {size} bytes sha256 {}", data::sha256(&full)),
+    match data::try_sha256(&full) {
+        Ok(sum) => format!("{owner} {size} bytes sha256 {sum}"),
         Err(error) => format!("{owner} {size} bytes {error}"),
     }
 }

@@ -1,7 +1,7 @@
 //! A server of the tests that end things: its exports, what is on them, and its power.
 
 use crate::support::{
-    data::sha256,
+    data::try_sha256,
     driver::Driver,
     host::{attempt, run},
 };
@@ -172,7 +172,9 @@ fn describe(path: &Path, name: &str, metadata: &fs::Metadata) -> String {
     if metadata.is_symlink() {
         format!("{owner} -> {}", fs::read_link(path).unwrap_or_default().display())
     } else if metadata.is_file() && !of_the_store {
-        format!("{owner} {} links, {}", metadata.nlink(), sha256(path))
+        // It may have gone since, as above.
+        let sum = try_sha256(path).unwrap_or_else(|e| e.to_string());
+        format!("{owner} {} links, {sum}", metadata.nlink())
     } else {
         owner
     }
