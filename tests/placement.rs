@@ -26,6 +26,8 @@ mod copies;
 mod definitions;
 #[path = "placement/disks.rs"]
 mod disks;
+#[path = "placement/monitoring.rs"]
+mod monitoring;
 #[path = "placement/nodes.rs"]
 mod nodes;
 #[path = "placement/one_node.rs"]

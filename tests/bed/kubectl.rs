@@ -3,6 +3,7 @@
 use super::{Bed, plane::program};
 use std::{
     io::{Seek, Write},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -37,6 +38,18 @@ impl Bed {
     pub fn apply(&self, manifest: &str) {
         let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
         self.try_kubectl(&arguments, manifest).unwrap_or_else(|e| panic!("{e}\n{manifest}"));
+    }
+
+    /// Makes the API server know the kinds that scripts/cluster/setup has from this module of e2e/tools. Gives the
+    /// definitions' names.
+    pub fn define(&self, module: &str) -> Vec<String> {
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/cluster/crds").join(module);
+        let files = files.to_str().unwrap();
+        let said = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-o", "name", "-f", files]);
+        let names: Vec<_> = said.lines().map(str::to_owned).collect();
+        let wait = ["wait", "--for=condition=established", "--timeout=30s"];
+        self.kubectl(&wait.into_iter().chain(names.iter().map(String::as_str)).collect::<Vec<_>>());
+        names
     }
 }
 

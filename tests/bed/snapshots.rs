@@ -2,7 +2,6 @@
 
 use super::Bed;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
 
 /// A snapshot that a driver knows.
 #[derive(Clone, Debug)]
@@ -17,18 +16,8 @@ pub struct Cut<'a> {
 impl Bed {
     /// Makes the API server know the kinds; they come with the snapshotter's own module.
     pub fn define_snapshots(&self) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/cluster/crds");
-        let mut names = Vec::new();
-        for entry in fs::read_dir(directory).unwrap().flatten() {
-            let file = entry.file_name().into_string().unwrap();
-            if let Some(plural) = file.strip_prefix("snapshot.storage.k8s.io_") {
-                self.apply(&fs::read_to_string(entry.path()).unwrap());
-                names.push(format!("crd/{}.snapshot.storage.k8s.io", plural.trim_end_matches(".yaml")));
-            }
-        }
-        assert_eq!(names.len(), 3, "snapshots, contents and classes, not {names:?}");
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        self.kubectl(&[&["wait", "--for=condition=established", "--timeout=30s"], names.as_slice()].concat());
+        let defined = self.define("snapshotter");
+        assert_eq!(defined.len(), 3, "snapshots, contents and classes, not {defined:?}");
     }
 
     /// A VolumeSnapshot that is ready, and its content. Gives the `dataSource` of a claim for it.

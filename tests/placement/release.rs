@@ -35,14 +35,10 @@ impl<'a> Release<'a> {
         let namespace = bed.namespace("storage");
         define_kinds(bed);
         bed.define_snapshots();
-        let mut render = Command::new(at("deploy/render"));
-        render.args(["--", "wharf", "--api-versions=snapshot.storage.k8s.io/v1", "--namespace", &namespace]);
-        for template in TEMPLATES {
-            render.arg(format!("--show-only=templates/{template}"));
-        }
+        let rendered = rendered(&namespace, &TEMPLATES, &["--api-versions=snapshot.storage.k8s.io/v1"]);
         // A pod of the Deployment needs a node.
         bed.node(&crate::bed::unique("control-plane"), "other.csi.example", &[]);
-        bed.apply(&output(&mut render));
+        bed.apply(&rendered);
         let pod = bed.pod_of(&namespace, "app.kubernetes.io/component=controller");
         let controller = Place { namespace: namespace.clone(), account: "wharf-controller".into(), pod };
         let release = Self { bed, namespace, controller };
@@ -90,6 +86,14 @@ pub const KINDS: [&str; 3] =
 
 pub fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// These templates of the chart, as installed into the namespace.
+pub fn rendered(namespace: &str, templates: &[&str], arguments: &[&str]) -> String {
+    let mut render = Command::new(at("deploy/render"));
+    render.args(["--", "wharf", "--namespace", namespace]).args(arguments);
+    render.args(templates.iter().map(|template| format!("--show-only=templates/{template}")));
+    output(&mut render)
 }
 
 fn output(command: &mut Command) -> String {

@@ -1,0 +1,7 @@
+module wharf.csi.dev/e2e/tools/monitoring
+
+go 1.26.0
+
+require (
+	github.com/prometheus-operator/prometheus-operator v0.85.0
+)
