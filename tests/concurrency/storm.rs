@@ -12,6 +12,7 @@ use crate::{
         driver::Driver,
         host,
         inventory::{Inventory, assert_same},
+        is_full,
         places::Places,
         pool::{Kind, Pool},
         unique,
@@ -178,7 +179,7 @@ fn random_requests_at_once() {
 /// Fixed ones; `make test-full` adds some that nobody has seen, and prints them.
 fn seeds() -> Vec<u64> {
     let mut seeds = vec![1, 20, 300];
-    if std::env::var("WHARF_TEST_FULL").is_ok_and(|full| full == "1") {
+    if is_full() {
         seeds.extend((0..12).map(|_| uuid::Uuid::new_v4().as_u64_pair().0 >> 1));
     }
     seeds

@@ -5,7 +5,10 @@ use crate::{
     lane::{Lane, Results},
     points::{self, Deal, Hit},
     scenario::{self, POOLS, Scenario},
-    support::pool::{self, Pool},
+    support::{
+        is_full,
+        pool::{self, Pool},
+    },
     traced::Effect,
 };
 use std::{
@@ -40,10 +43,6 @@ pub struct Plan {
 impl Plan {
     fn is_partial(&self) -> bool {
         self.only.iter().any(Option::is_some)
-    }
-
-    fn is_full(&self) -> bool {
-        env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
     }
 
     fn is_wanted(&self, target: &Target) -> bool {
@@ -97,13 +96,28 @@ impl Matrix {
         lane.case(&self.plan, target.scenario, kind, hit, environment)
     }
 
-    /// Does the work on each lane, all at the same time, and gives what came of each.
-    fn side_by_side<T: Send>(&mut self, work: impl Fn(&Plan, &mut Lane) -> T + Sync) -> Vec<T> {
-        let (plan, work) = (&self.plan, &work);
+    /// Does the work for each of `given` on the lane that takes its target, all lanes at the same time. Gives what came
+    /// of each, lane by lane.
+    fn side_by_side<G: Sync, T: Send>(
+        &mut self,
+        given: &[G],
+        target: impl Fn(&G) -> Target + Sync,
+        work: impl Fn(&Plan, &mut Lane, &G) -> T + Sync,
+    ) -> Vec<T> {
+        let (plan, target, work) = (&self.plan, &target, &work);
+        let in_lane = move |lane: &mut Lane| {
+            let mut done = Vec::new();
+            for each in given {
+                if lane.takes(&target(each)) {
+                    done.push(work(plan, lane, each));
+                }
+            }
+            done
+        };
         thread::scope(|scope| {
-            let begun = self.lanes.iter_mut().map(|lane| scope.spawn(move || work(plan, lane)));
-            let begun: Vec<_> = begun.collect();
-            begun.into_iter().map(|lane| lane.join().expect("cases do not panic")).collect()
+            let begun: Vec<_> =
+                self.lanes.iter_mut().map(|lane| scope.spawn(move || in_lane(lane))).collect();
+            begun.into_iter().flat_map(|lane| lane.join().expect("cases do not panic")).collect()
         })
     }
 
@@ -120,18 +134,16 @@ impl Matrix {
         println!("{} references in {:.0} s", self.references(), self.start.elapsed().as_secs_f64());
         let cases = if self.plan.is_partial() {
             self.wanted(&reached)
-        } else if self.plan.is_full() {
+        } else if is_full() {
             self.everything(&reached)
         } else {
             self.dealt(&reached)
         };
-        self.side_by_side(|plan, lane| {
-            for (target, kind, hit) in &cases {
-                if lane.takes(target) {
-                    lane.count(plan, target.scenario, *kind, hit);
-                }
-            }
-        });
+        self.side_by_side(
+            &cases,
+            |(target, ..)| *target,
+            |plan, lane, (target, kind, hit)| lane.count(plan, target.scenario, *kind, hit),
+        );
         self.report(&registry);
     }
 
@@ -143,7 +155,7 @@ impl Matrix {
     /// while failpoints are left that none has reached. Gives where each point is reached.
     fn record(&mut self, registry: &BTreeSet<String>) -> Reached {
         let (mut first, mut later) = (Vec::new(), Vec::new());
-        let every = self.plan.is_full() || self.plan.is_partial();
+        let every = is_full() || self.plan.is_partial();
         for (number, scenario) in self.plan.scenarios.iter().enumerate() {
             let dealt = self.plan.deal.choose(&scenario.name, scenario.pools.len());
             for (at, pool) in scenario.pools.iter().enumerate() {
@@ -166,11 +178,9 @@ impl Matrix {
     }
 
     fn record_all(&mut self, targets: &[Target], reached: &mut Reached) {
-        let hits = self.side_by_side(|plan, lane| {
-            let own: Vec<_> = targets.iter().filter(|target| lane.takes(target)).collect();
-            own.into_iter().map(|target| (*target, lane.record(plan, target.scenario))).collect::<Vec<_>>()
-        });
-        let mut hits: Vec<_> = hits.into_iter().flatten().collect();
+        let record =
+            |plan: &Plan, lane: &mut Lane, target: &Target| (*target, lane.record(plan, target.scenario));
+        let mut hits = self.side_by_side(targets, |target| *target, record);
         // What is dealt does not depend on who came first.
         hits.sort_by_key(|(target, _)| *target);
         for (target, hits) in hits {
@@ -257,7 +267,7 @@ impl Matrix {
             "directory-limited/create",
             "directory-limited/delete-nested",
         ];
-        let (full, mut targets) = (self.plan.is_full(), Vec::new());
+        let (full, mut targets) = (is_full(), Vec::new());
         for name in names {
             let number = self.find(name);
             let pools = &self.plan.scenarios[number].pools;
@@ -266,13 +276,10 @@ impl Matrix {
             targets.extend(pools.map(|pool| Target { scenario: number, pool: *pool }));
         }
         targets.retain(|target| self.plan.is_wanted(target));
-        self.side_by_side(|plan, lane| {
-            for target in &targets {
-                if lane.takes(target) {
-                    lane.trace(plan, target.scenario, if full { 30 } else { 6 });
-                }
-            }
-        });
+        let trace = |plan: &Plan, lane: &mut Lane, target: &Target| {
+            lane.trace(plan, target.scenario, if full { 30 } else { 6 });
+        };
+        self.side_by_side(&targets, |target| *target, trace);
         let (partial, start) = (self.plan.is_partial(), self.start);
         let results = self.results();
         let (effects, failures) = (results.effects, results.failures);

@@ -24,6 +24,11 @@ pub mod pool;
 
 pub const MIB: u64 = 1 << 20;
 
+/// Whether all of it is asked for, not what each commit is dealt.
+pub fn is_full() -> bool {
+    std::env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
+}
+
 /// A name that no other test, and no earlier run, has used.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", uuid::Uuid::new_v4().simple())

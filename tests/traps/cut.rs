@@ -1,11 +1,12 @@
 //! Snapshots: what they do to the block size of a pool's files, what is in them, and how long writers wait.
 
 use crate::{
-    scene::{Scene, Volume, block, full, read, write},
+    scene::{Scene, Volume, block, read, write},
     support::{
         MIB,
         co::{Spec, file_in},
         host::run,
+        is_full,
         pool::Kind,
     },
 };
@@ -97,10 +98,10 @@ struct Plan {
 
 #[test]
 fn no_acknowledged_record_is_lost_by_a_snapshot() {
-    let (size, extents, cuts) = if full() { (10_240 * MIB, 30_000, 100) } else { (1024 * MIB, 3_000, 10) };
+    let (size, extents, cuts) = if is_full() { (10_240 * MIB, 30_000, 100) } else { (1024 * MIB, 3_000, 10) };
     let plan = |kind, fs| Plan { kind, fs, size, extents, cuts };
     let mut plans = vec![plan(Kind::Xfs, "ext4"), plan(Kind::Btrfs, "xfs"), plan(Kind::Xfs, "block")];
-    if full() {
+    if is_full() {
         plans.extend([plan(Kind::Xfs, "xfs"), plan(Kind::Btrfs, "ext4"), plan(Kind::Btrfs, "block")]);
     }
     plans.iter().for_each(cut_under_a_writer);

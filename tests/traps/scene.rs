@@ -10,7 +10,6 @@ use crate::support::{
     pool::{Kind, Pool},
 };
 use std::{
-    env,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::FileExt,
@@ -328,9 +327,4 @@ pub fn write(volume: &Volume, seed: u64) {
 /// The checksum of what [`write`] put there.
 pub fn read(volume: &Volume) -> String {
     sha256_head(&file_in(&volume.target, &volume.spec, "f"), 1 << 20)
-}
-
-/// Longer, as large as the traps were first seen.
-pub fn full() -> bool {
-    env::var_os("WHARF_TEST_FULL").is_some_and(|value| value == "1")
 }

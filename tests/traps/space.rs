@@ -2,13 +2,14 @@
 //! whatever wharf is asked for after one. And full pools: Delete writes nothing.
 
 use crate::{
-    scene::{Scene, Volume, block, full, refused},
+    scene::{Scene, Volume, block, refused},
     support::{
         MIB,
         co::Spec,
         data::{bytes, sha256},
         eventually,
         host::run,
+        is_full,
         pool::Kind,
     },
 };
@@ -24,12 +25,12 @@ use tonic::Code;
 const KINDS: [Kind; 3] = [Kind::Xfs, Kind::Btrfs, Kind::Ext4];
 
 fn pool_size() -> u64 {
-    if full() { 3072 * MIB } else { 1024 * MIB }
+    if is_full() { 3072 * MIB } else { 1024 * MIB }
 }
 
 /// Of a volume with this filesystem; xfs begins at 300 MiB.
 fn size_for(fs: &str) -> u64 {
-    if fs == "xfs" || full() { 304 * MIB } else { 96 * MIB }
+    if fs == "xfs" || is_full() { 304 * MIB } else { 96 * MIB }
 }
 
 /// Makes a file grow until nothing more fits: allocated in ever smaller pieces, the last ones written, so

@@ -19,7 +19,7 @@ use crate::{
         co::{Co, Spec},
         data::bytes,
         driver::Driver,
-        eventually,
+        eventually, is_full,
     },
 };
 use std::{
@@ -398,10 +398,6 @@ fn is_stopped(pid: i32) -> bool {
 
 /// Of the server: whoever cuts it is alone with it.
 static POWER: RwLock<()> = RwLock::new(());
-
-fn is_full() -> bool {
-    env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
-}
 
 /// Every point below a directory of the source whose name begins so.
 pub fn in_source(below: &str, beginning: &str) -> BTreeSet<String> {

@@ -30,11 +30,6 @@ pub fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// Whether all of it is asked for, not what is dealt to each commit.
-pub fn is_full() -> bool {
-    std::env::var("WHARF_TEST_FULL").is_ok_and(|value| value == "1")
-}
-
 /// How it dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -5,7 +5,7 @@
 //! fifteen seconds here, not the two minutes that orchestrators give them.
 
 use crate::{
-    dead::{D, Dead, Kind, alone, is_full},
+    dead::{D, Dead, Kind, alone},
     guest::{A, Corner, Server, required},
     points::Deal,
     support::{
@@ -14,6 +14,7 @@ use crate::{
         driver::Driver,
         eventually,
         host::{attempt, run},
+        is_full,
         places::Places,
     },
 };

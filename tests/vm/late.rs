@@ -1,13 +1,14 @@
 //! What a server that stops in the middle of something does later, or never, and what that does to others.
 
 use crate::{
-    dead::{D, Dead, Kind, alone, is_full, threads_that_wait},
+    dead::{D, Dead, Kind, alone, threads_that_wait},
     drill::{Sample, Volume, Work, World},
     guest::{A, Corner, required},
     support::{
         co::{Mode, Spec, csi},
         eventually,
         host::run,
+        is_full,
     },
 };
 use std::{
