@@ -37,6 +37,7 @@ use std::{
     time::Instant,
 };
 use tonic::{Code, Status};
+use wharf::error::panic_text;
 use world::{Answer, World};
 
 /// Name in the table, and what makes the rule's condition true. OK rows also look at the answer.
@@ -72,13 +73,7 @@ fn every_row_is_answered_as_it_says() {
         }
         let failure = match outcome {
             Ok(answer) => judge(row, answer).err(),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().cloned();
-                Some(
-                    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
-                        .unwrap_or_default(),
-                )
-            }
+            Err(panic) => Some(panic_text(&*panic).to_owned()),
         };
         ran += 1;
         failures.extend(failure.map(|failure| format!("{} ({}): {failure}", row.case, row.condition)));

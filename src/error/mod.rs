@@ -7,6 +7,7 @@
 pub mod failure;
 
 use crate::os;
+use std::any::Any;
 
 /// Why a request was not carried out. Messages are lower case, name the object and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +134,12 @@ impl Error {
         }
         text
     }
+}
+
+/// What a panic said, as `std::panic::catch_unwind` hands it over.
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{
     subject::Subject,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, panic_text},
     service::Service,
     share::COPIES,
 };
@@ -135,7 +135,7 @@ impl Runner {
         let (service, all) = (Arc::clone(&self.service), Arc::clone(&self.running));
         let work = move || {
             let result = catch_unwind(AssertUnwindSafe(|| work(&service))).unwrap_or_else(|panic| {
-                tracing::error!(method, panic = status::panic_text(&*panic), "a request panicked");
+                tracing::error!(method, panic = panic_text(&*panic), "a request panicked");
                 Err(Error::Internal("the request hit a bug in the driver; see its log".into()))
             });
             if let Some(key) = join {

@@ -3,7 +3,7 @@
 //! To every CO a code is final unless it is ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED: it
 //! then forgets the attempt. So a final code is only given when nothing of the attempt is left.
 
-use crate::error::Error;
+use crate::error::{Error, panic_text};
 use std::any::Any;
 use tonic::{Code, Status, codegen::http};
 
@@ -63,15 +63,6 @@ pub fn of_panic(panic: Box<dyn Any + Send + 'static>) -> http::Response<tonic::b
 #[expect(clippy::disallowed_methods, reason = "the one place that it is disallowed for")]
 fn status(code: Code, message: impl Into<String>) -> Status {
     Status::new(code, message)
-}
-
-/// What a panic said.
-pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

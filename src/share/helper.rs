@@ -5,7 +5,7 @@ use super::{
     wire::{self, Received, Receiver, Reply, Request, Role, What},
 };
 use crate::{
-    error::{Doing as _, Error, Result},
+    error::{Doing as _, Error, Result, panic_text},
     os::{
         self, child,
         mount::Attributes,
@@ -15,7 +15,6 @@ use crate::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    any::Any,
     net::Shutdown,
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -226,11 +225,6 @@ fn start<A: Serialize + 'static>(
         output.running.fetch_sub(1, Ordering::AcqRel);
         refuse(&Error::Unavailable(format!("no thread for an operation: {error}; repeat the request")));
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// The driver has ended. What hangs on the server would outlive this process, so it is released first: this

@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Instant,
 };
+use wharf::error::panic_text;
 
 /// A device that is lost behind the driver's back leaves a bind, which must not meet a device of the same number
 /// that another lane makes: these cases are alone.
@@ -235,12 +236,4 @@ fn draw<'a>(
     let name = names[plan.deal.choose(about, names.len())];
     let candidates: Vec<_> = calls.iter().filter(|call| call.name == name).collect();
     Some(candidates[plan.deal.choose(&format!("{about} {name}"), candidates.len())])
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
-        (Some(text), _) => text.clone(),
-        (_, Some(text)) => (*text).to_owned(),
-        _ => "something that is no text".into(),
-    }
 }
