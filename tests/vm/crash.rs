@@ -363,14 +363,7 @@ fn strike(rig: &mut Rig, operation: Operation, to: &Reference, end: End, hit: &H
 
 /// Claims of volumes that are gone hinder nobody, and go when the driver sweeps, which it does by itself and soon.
 fn same(when: &str, expected: &Inventory, rig: &Rig) -> Result<(), String> {
-    let deadline = Instant::now() + PATIENCE;
-    let difference = loop {
-        let difference = expected.difference(&rig.way.export.inventory());
-        if difference.is_empty() || Instant::now() >= deadline {
-            break difference;
-        }
-        thread::sleep(Duration::from_millis(100));
-    };
+    let difference = expected.difference(&rig.way.export.inventory_when(|found| found == expected));
     if difference.is_empty() {
         return Ok(());
     }

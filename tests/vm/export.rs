@@ -18,7 +18,7 @@ use std::{
 pub const ADDRESS: &str = "10.77.3.2";
 const NAME: &str = "c";
 /// How long trash, and what is being made, are waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Runs scripts/vm/server; the second argument is the server's name.
 pub fn server(arguments: &[&str]) {
@@ -107,20 +107,20 @@ impl Export {
 
     /// What is there when nothing is being made or purged any more.
     pub fn inventory(self) -> Inventory {
-        self.inventory_without(&[".wharf/tmp/", ".wharf/trash/"])
+        self.inventory_when(|found| found.has_none_below(&[".wharf/tmp/", ".wharf/trash/"]))
     }
 
     /// Returns when what was deleted is gone.
     pub fn wait_for_purge(self) {
-        self.inventory_without(&[".wharf/trash/"]);
+        self.inventory_when(|found| found.has_none_below(&[".wharf/trash/"]));
     }
 
-    fn inventory_without(self, unsettled: &[&str]) -> Inventory {
+    /// Once it is as it should be, or the last that was found.
+    pub fn inventory_when(self, settled: impl Fn(&Inventory) -> bool) -> Inventory {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = self.look();
-            let at_rest = !found.0.keys().any(|path| unsettled.iter().any(|below| path.starts_with(below)));
-            if at_rest || Instant::now() >= deadline {
+            if settled(&found) || Instant::now() >= deadline {
                 return found;
             }
             thread::sleep(Duration::from_millis(50));
@@ -155,6 +155,10 @@ impl Export {
 pub struct Inventory(BTreeMap<String, String>);
 
 impl Inventory {
+    fn has_none_below(&self, directories: &[&str]) -> bool {
+        !self.0.keys().any(|path| directories.iter().any(|below| path.starts_with(below)))
+    }
+
     /// Lines that only one of the two has, `-` for this, `+` for the other.
     pub fn difference(&self, other: &Self) -> Vec<String> {
         let only = |these: &Self, others: &Self, sign: char| {
