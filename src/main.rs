@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use wharf::{
     commands,
     config::{Args, Command},
-    telemetry,
+    os, telemetry,
 };
 
 fn main() -> ExitCode {
+    os::host::use_one_heap();
     let arguments = Args::parse();
     let default = match arguments.command {
         Command::Standalone(_) | Command::ShareHelper => "info",

@@ -125,6 +125,16 @@ pub fn terminal_columns() -> Option<u16> {
     (result == 0 && size.ws_col > 0).then_some(size.ws_col)
 }
 
+/// Lets all threads allocate from one heap. glibc would give each its own, up to eight for each processor, and what is
+/// freed in one is of no use to another (mallopt(3)); before there is a second thread.
+pub fn use_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers and sets how the allocator goes on.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives memory back to the kernel that this process has freed and its allocator has kept. Only glibc keeps so much that
 /// it is worth asking (malloc_trim(3)); milliseconds.
 pub fn give_memory_back() {

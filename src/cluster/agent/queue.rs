@@ -9,8 +9,8 @@ use std::{
 };
 use tokio::{sync::Notify, time};
 
-/// A queue that was so long once has left much behind when it is empty.
-const CROWD: usize = 256;
+/// Work is over when none has come for so long.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// How a piece of work went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ struct Shared<W: Work> {
     /// How many slots there are, for whoever wants to know.
     count: Gauge,
     slots: Mutex<HashMap<String, Slot<W::Item>>>,
+    /// The last slot is gone.
+    emptied: Notify,
 }
 
 struct Slot<I> {
@@ -73,7 +75,7 @@ impl<W: Work> Clone for Queue<W> {
 
 impl<W: Work> Queue<W> {
     pub fn new(work: W, count: Gauge) -> Self {
-        Self(Arc::new(Shared { work, count, slots: Mutex::default() }))
+        Self(Arc::new(Shared { work, count, slots: Mutex::default(), emptied: Notify::new() }))
     }
 
     /// Something was heard of an object.
@@ -93,6 +95,20 @@ impl<W: Work> Queue<W> {
         self.0.count.inc();
         drop(slots);
         tokio::spawn(run(Arc::clone(&self.0), name.to_owned(), changed));
+    }
+
+    /// Gives back, until it is dropped, the memory that work has left behind, each time it is over.
+    pub async fn stay_small(&self) {
+        loop {
+            self.0.emptied.notified().await;
+            time::sleep(QUIET).await;
+            let mut slots = self.0.slots();
+            if slots.is_empty() {
+                slots.shrink_to_fit();
+                drop(slots);
+                os::host::give_memory_back();
+            }
+        }
     }
 }
 
@@ -115,13 +131,8 @@ impl<W: Work> Shared<W> {
         }
         slots.remove(name);
         self.count.dec();
-        let crowd_is_gone = slots.is_empty() && slots.capacity() > CROWD;
-        if crowd_is_gone {
-            slots.shrink_to_fit();
-        }
-        drop(slots);
-        if crowd_is_gone {
-            os::host::give_memory_back();
+        if slots.is_empty() {
+            self.emptied.notify_one();
         }
         None
     }

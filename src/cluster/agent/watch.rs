@@ -51,7 +51,7 @@ impl<K: Kind> Watch<K> {
 
     /// Until it is dropped.
     pub async fn run(&self) {
-        tokio::join!(self.listen(), self.beat());
+        tokio::join!(self.listen(), self.beat(), self.queue.stay_small());
     }
 
     async fn listen(&self) {
