@@ -141,7 +141,7 @@ fn make_targets_do_what_the_pages_say() {
     }
     let ci = read(".ci/run");
     assert!(
-        ci.contains("for target in test test-placement; do") && ci.contains("make \"$target\""),
+        ci.contains("for target in test test-placement e2e; do") && ci.contains("make \"$target\""),
         "CI runs something else than the README:\n{ci}"
     );
     let tiers = read("scripts/test");
