@@ -126,7 +126,7 @@ pub fn terminal_columns() -> Option<u16> {
 }
 
 /// Lets all threads allocate from one heap. glibc would give each its own, up to eight for each processor, and what is
-/// freed in one is of no use to another (mallopt(3)); before there is a second thread.
+/// freed in one is of no use to another (mallopt(3)). To be called before there is a second thread.
 pub fn use_one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes two numbers and sets how the allocator goes on.

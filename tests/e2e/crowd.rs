@@ -11,7 +11,10 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -104,12 +107,16 @@ fn two_hundred_claims_at_once_are_bound_deleted_and_their_room_is_back() {
 /// Hears of each: to list so many claims again and again would take what the machine needs to bind them.
 async fn all_bound(claims: Api<PersistentVolumeClaim>) {
     let mut bound = BTreeSet::new();
-    let mut events = pin!(watcher(claims, watcher::Config::default()));
+    let mut events = pin!(watcher(claims, watcher::Config::default()).default_backoff());
     while bound.len() < COUNT {
-        if let Some(Ok(Event::Apply(claim) | Event::InitApply(claim))) = events.next().await
-            && claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
-        {
-            bound.insert(claim.name_any());
+        match events.next().await {
+            Some(Ok(Event::Apply(claim) | Event::InitApply(claim)))
+                if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound") =>
+            {
+                bound.insert(claim.name_any());
+            }
+            Some(Err(error)) => eprintln!("watching claims: {error}"),
+            _ => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 pub const ADDRESS: &str = "10.77.3.2";
 const NAME: &str = "c";
-/// How long trash, and what is being made, are waited for.
+/// How long is waited for what the driver does by itself: trash, what is being made, claims of what is gone.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Runs scripts/vm/server; the second argument is the server's name.
@@ -115,7 +115,7 @@ impl Export {
         self.inventory_when(|found| found.has_none_below(&[".wharf/trash/"]));
     }
 
-    /// Once it is as it should be, or the last that was found.
+    /// What is there once it is as it should be, or after all patience.
     pub fn inventory_when(self, settled: impl Fn(&Inventory) -> bool) -> Inventory {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::{sync::Notify, time};
 
-/// Work is over when none has come for so long.
+/// Work is over when none has ended for so long.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How a piece of work went.
@@ -57,8 +57,8 @@ struct Shared<W: Work> {
     /// How many slots there are, for whoever wants to know.
     count: Gauge,
     slots: Mutex<HashMap<String, Slot<W::Item>>>,
-    /// The last slot is gone.
-    emptied: Notify,
+    /// A slot is gone.
+    ended: Notify,
 }
 
 struct Slot<I> {
@@ -75,7 +75,7 @@ impl<W: Work> Clone for Queue<W> {
 
 impl<W: Work> Queue<W> {
     pub fn new(work: W, count: Gauge) -> Self {
-        Self(Arc::new(Shared { work, count, slots: Mutex::default(), emptied: Notify::new() }))
+        Self(Arc::new(Shared { work, count, slots: Mutex::default(), ended: Notify::new() }))
     }
 
     /// Something was heard of an object.
@@ -97,17 +97,13 @@ impl<W: Work> Queue<W> {
         tokio::spawn(run(Arc::clone(&self.0), name.to_owned(), changed));
     }
 
-    /// Gives back, until it is dropped, the memory that work has left behind, each time it is over.
+    /// Gives back the memory that work has left behind, each time it is over, until it is dropped.
     pub async fn stay_small(&self) {
         loop {
-            self.0.emptied.notified().await;
-            time::sleep(QUIET).await;
-            let mut slots = self.0.slots();
-            if slots.is_empty() {
-                slots.shrink_to_fit();
-                drop(slots);
-                os::host::give_memory_back();
-            }
+            self.0.ended.notified().await;
+            while time::timeout(QUIET, self.0.ended.notified()).await.is_ok() {}
+            self.0.slots().shrink_to_fit();
+            os::host::give_memory_back();
         }
     }
 }
@@ -131,9 +127,7 @@ impl<W: Work> Shared<W> {
         }
         slots.remove(name);
         self.count.dec();
-        if slots.is_empty() {
-            self.emptied.notify_one();
-        }
+        self.ended.notify_one();
         None
     }
 }
