@@ -133,7 +133,8 @@ fn a_server_has_few_helpers_and_an_idle_one_makes_room() {
     let [one, two, three] = ["one", "two", "three"].map(|name| memory("few", name));
     let (first, ..) = inside(&shares, &one);
     thread::scope(|scope| {
-        let busy = scope.spawn(|| call(&shares, &two, Operation::Sleep(Duration::from_secs(5))));
+        // Longer than a busy machine takes to start two helpers: once both are idle, either may go.
+        let busy = scope.spawn(|| call(&shares, &two, Operation::Sleep(Duration::from_secs(12))));
         eventually("it runs", || shares.servers()[0].operations == 1);
         eventually("it is ready", || shares.servers()[0].helpers == 2);
         inside(&shares, &three);
