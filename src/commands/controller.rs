@@ -12,8 +12,9 @@ use crate::{
     },
     config::ControllerArgs,
     rpc::{Offer, metrics::Metrics},
-    server::{self, Endpoint, Shutdown},
+    server::{self, Endpoint},
     service::{self, Service},
+    share::Owner,
 };
 use kube::Client;
 use std::{sync::Arc, time::Duration};
@@ -21,8 +22,9 @@ use tokio::{task, time};
 
 /// Requests that wait for agents hold a thread each: the sidecars send up to a hundred each.
 const THREADS: usize = 512;
-/// An API server that is away is asked again after this time.
-const AGAIN: Duration = Duration::from_secs(2);
+/// An API server that is away is asked again after this time; then ever more rarely.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT. An error is one sentence that says what to change.
 pub fn run(arguments: &ControllerArgs) -> Result<(), String> {
@@ -35,22 +37,26 @@ pub fn run(arguments: &ControllerArgs) -> Result<(), String> {
 async fn serve(arguments: &ControllerArgs) -> Result<(), String> {
     let shutdown = server::shutdown_signal().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let client = client::connect(arguments.cluster.kubeconfig.as_deref()).await?;
-    let Some(owner) = owner(&client, shutdown.clone()).await else { return Ok(()) };
     let settings = Settings {
         namespace: arguments.cluster.namespace.clone(),
         driver_name: arguments.role.driver_name.clone(),
         node_gone_after: Duration::from_secs(arguments.node_gone_after),
         unclaimed_after: Duration::from_secs(arguments.unclaimed_after),
     };
-    let controller = Arc::new(Controller::start(client, settings));
-    let mut shares = standalone::shares(&[], Some(&owner), "controller");
+    let controller = Arc::new(Controller::start(client.clone(), settings));
+    let owner = Owner::to_be_found("the API server is being asked");
+    let mut shares = standalone::shares(&[], owner.clone());
     shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.role.mount_timeout));
     let config = service::Config { pools: &[], node_id: "controller", max_volumes: 0, shares };
     let service = Service::new(&config).map_err(|error| error.chain())?;
     let service = Arc::new(service.with_nodes(Arc::clone(&controller) as Arc<dyn service::Nodes>));
     let mut metrics = Metrics::new(Arc::clone(&service));
     controller.register(metrics.registry());
-    task::spawn(controller.tend(Arc::clone(&service)));
+    let tended = Arc::clone(&service);
+    task::spawn(async move {
+        find(&owner, &client).await;
+        controller.tend(tended).await;
+    });
     let role = Role {
         endpoint: &arguments.role.endpoint,
         driver_name: &arguments.role.driver_name,
@@ -62,20 +68,20 @@ async fn serve(arguments: &ControllerArgs) -> Result<(), String> {
     role.serve_until(shutdown).await
 }
 
-/// Whose the cluster's volumes on shares are, for as long as the cluster lives. `None`: it is to end before that is
-/// known.
-async fn owner(client: &Client, shutdown: Shutdown) -> Option<String> {
-    let asked = async {
-        loop {
-            match cluster_uid(client).await {
-                Ok(uid) => return uid,
-                Err(error) => tracing::warn!(error = error.chain(), "not serving yet"),
+/// Asks whose the cluster's volumes on shares are, for as long as the cluster lives. Requests are answered meanwhile: a
+/// container that does not serve is killed, and an API server that is away or forbids it is not mended by that.
+async fn find(owner: &Owner, client: &Client) {
+    let mut pause = AGAIN;
+    loop {
+        match cluster_uid(client).await {
+            Ok(uid) => return owner.found(&uid),
+            Err(error) => {
+                let why = error.chain();
+                tracing::warn!(error = why, "volumes on shares cannot be served yet");
+                owner.missing(&why);
             }
-            time::sleep(AGAIN).await;
         }
-    };
-    tokio::select! {
-        owner = asked => Some(owner),
-        () = shutdown.draining() => None,
+        time::sleep(pause).await;
+        pause = (pause * 2).min(AGAIN_AT_MOST);
     }
 }

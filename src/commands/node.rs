@@ -35,7 +35,7 @@ pub fn run(arguments: &NodeArgs) -> Result<(), String> {
 }
 
 fn service(arguments: &NodeArgs) -> Result<Service, String> {
-    let mut shares = standalone::shares(&[], None, &arguments.node_id);
+    let mut shares = standalone::shares(&[], standalone::default_owner(&arguments.node_id));
     shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.role.mount_timeout));
     let config = service::Config {
         pools: &arguments.pools,

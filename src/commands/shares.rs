@@ -5,14 +5,14 @@ use crate::{
     error::Error,
     os::{child::Launcher, host},
     service::nfs::At,
-    share::{Limits, Remote, Share},
+    share::{Limits, Owner, Remote, Share},
 };
 use std::{collections::BTreeMap, panic::resume_unwind, thread};
 
 /// The way to shares, for volumes of this owner.
 pub fn remote(owner: Option<&str>) -> Result<Remote, String> {
     let owner = match owner {
-        Some(owner) => owner.to_owned(),
+        Some(owner) => Owner::new(owner),
         None => standalone::default_owner(&host::name().map_err(|error| chain(&error))?),
     };
     // What a helper has to tell comes back as its answer; more of it would stand between the command's lines.

@@ -14,7 +14,7 @@ use crate::{
         self, Service,
         nfs::{self, At},
     },
-    share::Limits,
+    share::{Limits, Owner},
 };
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
@@ -31,7 +31,8 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
     // Said before a pool is touched.
     let _: Endpoint =
         arguments.role.endpoint.parse().map_err(|error: server::socket::EndpointError| chain(&error))?;
-    let mut shares = shares(&arguments.shares, arguments.owner.as_deref(), &node_id);
+    let owner = arguments.owner.as_deref().map_or_else(|| default_owner(&node_id), Owner::new);
+    let mut shares = shares(&arguments.shares, owner);
     shares.limits = shares.limits.with_mounting(Duration::from_secs(arguments.role.mount_timeout));
     let config = service::Config {
         pools: &arguments.pools,
@@ -53,17 +54,18 @@ pub fn run(arguments: &StandaloneArgs) -> Result<(), String> {
 }
 
 /// How this machine uses shares.
-pub fn shares(shares: &[At], owner: Option<&str>, node_id: &str) -> nfs::Config {
+pub fn shares(shares: &[At], owner: Owner) -> nfs::Config {
     nfs::Config {
         shares: shares.to_vec(),
-        owner: owner.map_or_else(|| default_owner(node_id), str::to_owned),
+        owner,
         launcher: share_helper::launcher(),
         limits: Limits::default(),
     }
 }
 
 /// Two machines never have the same one, and one machine keeps its own.
-pub fn default_owner(node_id: &str) -> String {
+pub fn default_owner(node_id: &str) -> Owner {
     let machine = os::host::machine_id().unwrap_or_else(|| node_id.to_owned());
-    Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{machine}.wharf.csi.dev").as_bytes()).to_string()
+    let name = Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{machine}.wharf.csi.dev").as_bytes());
+    Owner::new(&name.to_string())
 }

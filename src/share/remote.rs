@@ -3,6 +3,7 @@
 use super::{
     client::{Call, Limits, Share, Shares},
     operation::{Answer, Examined, Order, Work},
+    owner::Owner,
     server::ServerStatus,
     store::{
         Flaw, Leftover, NewSnapshot, NewVolume, OnDelete, Page, Place, Purge, SnapshotRecord, Usage,
@@ -31,18 +32,18 @@ const COUNTING: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Remote {
     shares: Shares<Order, Answer>,
-    cluster: String,
+    owner: Owner,
 }
 
 impl Remote {
     /// Nothing is mounted yet. `launcher` starts this binary so that it runs [`super::operation::handler`].
-    pub fn new(launcher: Launcher, limits: Limits, cluster: String) -> Self {
-        Self { shares: Shares::new(launcher, limits), cluster }
+    pub fn new(launcher: Launcher, limits: Limits, owner: Owner) -> Self {
+        Self { shares: Shares::new(launcher, limits), owner }
     }
 
-    /// The cluster.
-    pub fn cluster(&self) -> &str {
-        &self.cluster
+    /// Whose volumes it makes and sees.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// The limits.
@@ -218,13 +219,17 @@ impl Remote {
     }
 
     fn copy(&self, share: &Share, work: Work) -> Result<Answer> {
-        let order = Order { cluster: self.cluster.clone(), work };
-        self.shares.copy(share, order, Call::within(LONG)).map_err(|error| on(share, error))
+        let answer = self.order(work).and_then(|order| self.shares.copy(share, order, Call::within(LONG)));
+        answer.map_err(|error| on(share, error))
     }
 
     fn call(&self, share: &Share, work: Work, limit: Duration) -> Result<Answer> {
-        let order = Order { cluster: self.cluster.clone(), work };
-        self.shares.call(share, order, Call::within(limit)).map_err(|error| on(share, error))
+        let answer = self.order(work).and_then(|order| self.shares.call(share, order, Call::within(limit)));
+        answer.map_err(|error| on(share, error))
+    }
+
+    fn order(&self, work: Work) -> Result<Order> {
+        Ok(Order { cluster: self.owner.name()?.to_owned(), work })
     }
 }
 

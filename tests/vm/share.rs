@@ -175,7 +175,7 @@ pub fn remote(cluster: &str) -> Remote {
         looking: Duration::from_secs(30),
         ..Limits::default()
     };
-    Remote::new(launcher(), limits, cluster.into())
+    Remote::new(launcher(), limits, share::Owner::new(cluster))
 }
 
 pub fn names(path: &Path) -> Vec<String> {

@@ -14,7 +14,10 @@ use self::{
     story::Story,
     teller::{Teller, milliseconds},
 };
-use super::{Outcome, chain, standalone::shares};
+use super::{
+    Outcome, chain,
+    standalone::{default_owner, shares},
+};
 use crate::{
     config::DemoArgs,
     os::{self, host},
@@ -65,7 +68,8 @@ fn play(scratch: &Scratch, teller: &mut Teller) -> Result<(), Break> {
     })?;
     let failed = |why: String| Break::new("starting the driver", why);
     let pool = PoolConfig { name: DEFAULT_POOL.into(), path: scratch.pool(), mounted: false };
-    let config = Config { pools: &[pool], node_id: NODE, max_volumes: 0, shares: shares(&[], None, NODE) };
+    let config =
+        Config { pools: &[pool], node_id: NODE, max_volumes: 0, shares: shares(&[], default_owner(NODE)) };
     let service = Service::new(&config).map_err(|error| failed(error.chain()))?;
     let service = Arc::new(service);
     let runtime = runtime::Builder::new_multi_thread()

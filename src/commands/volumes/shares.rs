@@ -72,6 +72,7 @@ pub(super) fn list(arguments: &ShareArgs, report: &mut Report) -> std::result::R
     check_shares(&arguments.shares)?;
     let remote = remote(arguments.owner.as_deref())?;
     let mounts = mountinfo::read().map_err(|error| format!("cannot list mounts: {}", chain(&error)))?;
+    let owner = remote.owner().name().map_err(|error| error.chain())?;
     let looked = each(&arguments.shares, |at| look(&remote, at, &mounts));
     for (at, outcome) in arguments.shares.iter().zip(looked) {
         let (error, figures) = match outcome {
@@ -82,8 +83,8 @@ pub(super) fn list(arguments: &ShareArgs, report: &mut Report) -> std::result::R
             }
             Err(error) => (Some(reason(at, &error)), None),
         };
-        let owner = remote.cluster().to_owned();
-        report.shares.push(ShareReport { share: at.to_string(), owner, error, figures });
+        let share = ShareReport { share: at.to_string(), owner: owner.to_owned(), error, figures };
+        report.shares.push(share);
     }
     Ok(())
 }

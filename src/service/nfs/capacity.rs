@@ -122,11 +122,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::{os::child::Launcher, share::Limits, volume::nfs::Connection};
+    use crate::{
+        os::child::Launcher,
+        share::{Limits, Owner},
+        volume::nfs::Connection,
+    };
 
     #[test]
     fn a_thread_that_does_not_start_does_not_end_the_asking() {
-        let remote = Remote::new(Launcher::new(["none"]), Limits::default(), "cluster".into());
+        let remote = Remote::new(Launcher::new(["none"]), Limits::default(), Owner::new("cluster"));
         let capacities = Capacities::new(Arc::new(remote));
         let at = At { share: nfs::Share::parse("nas:/data").unwrap(), connection: Connection::default() };
         lock(&capacities.known).insert(at.share.clone(), Entry { asking: true, ..Entry::default() });

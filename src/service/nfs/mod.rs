@@ -20,7 +20,7 @@ pub(in crate::service) use list::{Part, Position};
 use crate::{
     error::{Error, Result},
     os::child::Launcher,
-    share::{Limits, Remote, ServerStatus, Share, node::Patience, store::VolumeRecord},
+    share::{Limits, Owner, Remote, ServerStatus, Share, node::Patience, store::VolumeRecord},
     volume::{
         Key,
         nfs::{self, AnySnapshotId, AnyVolumeId, Connection, Settings},
@@ -42,7 +42,7 @@ pub struct Config {
     /// Looked through from the start: for lists, capacity and what dead controllers have left.
     pub shares: Vec<At>,
     /// Whose the volumes are: others' on the same shares are neither listed nor deleted.
-    pub owner: String,
+    pub owner: Owner,
     /// Starts this binary as a share's helper.
     pub launcher: Launcher,
     /// How much, and how long.
