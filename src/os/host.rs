@@ -7,7 +7,7 @@ use rustix::{
     io::Errno,
     mount::{FsOpenFlags, fsopen},
 };
-use std::{io, path::Path};
+use std::{io, mem::MaybeUninit, path::Path, time::Duration};
 
 const STATUS: &str = "/proc/self/status";
 const FILESYSTEMS: &str = "/proc/filesystems";
@@ -135,6 +135,37 @@ pub fn use_one_heap() {
     }
 }
 
+/// Of whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// This process.
+    Own = libc::RUSAGE_SELF as isize,
+    /// Those that it has started and waited for.
+    Children = libc::RUSAGE_CHILDREN as isize,
+}
+
+/// CPU time so far, in user and system (getrusage(2)).
+pub fn cpu_time(whose: Whose) -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel writes one rusage, which is plain data and zero until then.
+    let usage = unsafe {
+        libc::getrusage(whose as i32, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let part = |time: libc::timeval| {
+        let micros = time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_usec);
+        Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+    };
+    part(usage.ru_utime) + part(usage.ru_stime)
+}
+
+/// How much of this process is in memory now, in bytes: `VmRSS` of proc_pid_status(5).
+pub fn resident_bytes() -> Result<u64> {
+    let text = std::fs::read_to_string(STATUS).at("read", STATUS)?;
+    let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+    Ok(kilobytes.and_then(|text| text.parse::<u64>().ok()).unwrap_or_default() * 1024)
+}
+
 /// Gives memory back to the kernel that this process has freed and its allocator has kept. Only glibc keeps so much that
 /// it is worth asking (malloc_trim(3)); milliseconds.
 pub fn give_memory_back() {
@@ -150,6 +181,19 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
+
+    #[test]
+    fn what_this_process_uses_is_what_the_kernel_says() {
+        let before = cpu_time(Whose::Own);
+        let filled = std::hint::black_box(vec![1u8; 32 << 20]);
+        let resident = resident_bytes().unwrap();
+        assert!((32 << 20..1 << 32).contains(&resident), "{resident}");
+        let begun = std::time::Instant::now();
+        while cpu_time(Whose::Own) < before + Duration::from_millis(50) {
+            std::hint::black_box(filled.iter().map(|byte| u64::from(*byte)).sum::<u64>());
+            assert!(begun.elapsed() < Duration::from_secs(60), "it stands still at {before:?}");
+        }
+    }
 
     #[test]
     fn capabilities_are_bits() {

@@ -1,12 +1,16 @@
 //! Prometheus metrics: what they are called, and what is measured for each RPC.
 
 use super::run;
-use crate::service::{PoolCensus, ServerStatus, Service};
+use crate::{
+    os::host,
+    service::{PoolCensus, ServerStatus, Service},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
     metrics::{
-        counter::Counter,
+        MetricType,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
@@ -58,6 +62,7 @@ impl Metrics {
         registry.register_with_unit("rpc_duration", "How long RPCs took", Unit::Seconds, durations.clone());
         let in_flight = Family::default();
         registry.register("rpcs_in_flight", "RPCs being worked on", in_flight.clone());
+        registry.register_collector(Box::new(Process));
         registry.register_collector(Box::new(Servers(Arc::clone(&service))));
         registry.register_collector(Box::new(Pools(service)));
         Self { registry, handled, durations, in_flight }
@@ -88,6 +93,32 @@ impl Metrics {
     }
 }
 
+/// What this process uses.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "CPU time of the driver, and of the programs that it has run";
+        let mut cpu = encoder.encode_descriptor("cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
+        for (of, whose) in [("driver", host::Whose::Own), ("programs", host::Whose::Children)] {
+            let counter = ConstCounter::new(host::cpu_time(whose).as_secs_f64());
+            counter.encode(cpu.encode_family(&[("of", of)])?)?;
+        }
+        if let Ok(bytes) = host::resident_bytes() {
+            let resident = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+            let help = "What of the driver is in memory";
+            resident.encode(encoder.encode_descriptor(
+                "resident_memory",
+                help,
+                Some(&Unit::Bytes),
+                MetricType::Gauge,
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
 /// What the servers of NFS shares have in use, read at each scrape.
 #[derive(Debug)]
 struct Servers(Arc<Service>);
@@ -112,8 +143,7 @@ impl Collector for Servers {
             }),
         ];
         for (name, help, figure) in figures {
-            let gauge = prometheus_client::metrics::MetricType::Gauge;
-            let mut family = encoder.encode_descriptor(name, help, None, gauge)?;
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for server in &servers {
                 ConstGauge::new(i64::try_from(figure(server)).unwrap_or(i64::MAX))
                     .encode(family.encode_family(&[("server", server.server.as_str())])?)?;
@@ -140,29 +170,20 @@ impl Collector for Pools {
         ];
         for (name, help, figure) in figures {
             let unit = (name != "pool_trash").then_some(&Unit::Bytes);
-            let mut family =
-                encoder.encode_descriptor(name, help, unit, prometheus_client::metrics::MetricType::Gauge)?;
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
             for pool in &census.pools {
                 let gauge = ConstGauge::new(i64::try_from(figure(pool)).unwrap_or(i64::MAX));
                 gauge.encode(family.encode_family(&[("pool", pool.name.as_str())])?)?;
             }
         }
-        let mut up = encoder.encode_descriptor(
-            "pool_up",
-            "1 if the pool can be used",
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
+        let mut up =
+            encoder.encode_descriptor("pool_up", "1 if the pool can be used", None, MetricType::Gauge)?;
         for pool in &census.pools {
             let gauge = ConstGauge::new(i64::from(pool.up));
             gauge.encode(up.encode_family(&[("pool", pool.name.as_str())])?)?;
         }
-        let mut volumes = encoder.encode_descriptor(
-            "volumes",
-            "Volumes by layout and health",
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
+        let mut volumes =
+            encoder.encode_descriptor("volumes", "Volumes by layout and health", None, MetricType::Gauge)?;
         for ((pool, layout, health), count) in &census.volumes {
             let labels = [("pool", pool.as_str()), ("layout", *layout), ("health", *health)];
             ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX))
