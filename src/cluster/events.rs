@@ -5,19 +5,28 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time};
 
+/// Events that are written at once.
+const AT_ONCE: usize = 4;
+/// An API server that is silent for so long keeps the others waiting no longer.
+const LIMIT: Duration = Duration::from_secs(30);
 /// The longest note that an event takes.
 const LONGEST: usize = 1000;
 
 /// Publishes in the background: an event that cannot be written holds nothing up.
 #[derive(Clone)]
-pub struct Events(Recorder);
+pub struct Events {
+    recorder: Recorder,
+    room: Arc<Semaphore>,
+}
 
 impl Events {
     /// `instance` tells those of one role apart.
     pub fn new(client: Client, role: &str, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: role.to_owned(), instance };
-        Self(Recorder::new(client, reporter))
+        Self { recorder: Recorder::new(client, reporter), room: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// As it should be.
@@ -47,10 +56,13 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        let recorder = self.0.clone();
+        let Self { recorder, room } = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = recorder.publish(&event, &about).await {
-                tracing::debug!(%error, reason = event.reason, "an event was not written");
+            let _room = room.acquire().await;
+            match time::timeout(LIMIT, recorder.publish(&event, &about)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, reason = event.reason, "an event was not written"),
+                Err(_) => tracing::debug!(reason = event.reason, "an event was not written in time"),
             }
         });
     }

@@ -60,11 +60,11 @@ impl Complaints {
 
     fn is_new(&self, subject: &str, text: &str) -> bool {
         let mut known = self.known();
-        let told = known.get(subject).is_some_and(|(before, at)| before == text && at.elapsed() < QUIET);
+        known.retain(|_, (_, at)| at.elapsed() < QUIET);
+        let told = known.get(subject).is_some_and(|(before, _)| before == text);
         if told || (known.len() >= MOST && !known.contains_key(subject)) {
             return false;
         }
-        known.retain(|_, (_, at)| at.elapsed() < QUIET);
         known.insert(subject.to_owned(), (text.to_owned(), Instant::now()));
         true
     }

@@ -76,7 +76,7 @@ impl<K: Kind> Keeper<K> {
         };
         object.finalizers_mut().push(FINALIZER.to_owned());
         object.labels_mut().insert(ORPHANED_LABEL.to_owned(), "true".to_owned());
-        match self.agent.within(self.api.create(&PostParams::default(), &object)).await {
+        match self.agent.in_turn(self.api.create(&PostParams::default(), &object)).await {
             Ok(created) => {
                 failpoint!("agent.announced");
                 self.index.wrote(name, created.resource_version());

@@ -57,6 +57,8 @@ const REQUEST: Duration = Duration::from_secs(30);
 const SHORT: usize = 16;
 /// Copies, at once: they hold up each other, and nothing else.
 const LONG: usize = 16;
+/// Requests about objects, at once.
+const REQUESTS: usize = 16;
 /// Between two looks for the end of another agent of this node.
 const TAKE_OVER: Duration = Duration::from_millis(500);
 
@@ -73,8 +75,10 @@ struct Agent {
     short: Semaphore,
     long: Semaphore,
     stopping: AtomicBool,
+    /// Requests about objects, at once: each holds a connection while it waits.
+    requests: Semaphore,
     /// While it is held no other process of this node is an agent. It goes with the last piece of work.
-    _alone: store::Lock,
+    alone: Arc<store::Lock>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -107,7 +111,8 @@ pub async fn run(
         short: Semaphore::new(SHORT),
         long: Semaphore::new(LONG),
         stopping: AtomicBool::new(false),
-        _alone: alone,
+        requests: Semaphore::new(REQUESTS),
+        alone: Arc::new(alone),
     });
     let (volumes, snapshots) = (Watch::<LocalVolume>::new(&agent), Watch::<LocalSnapshot>::new(&agent));
     tokio::select! {
@@ -157,6 +162,13 @@ impl Agent {
         }
     }
 
+    /// The same, in turn: with a thousand objects to write about, all at once would leave no descriptor to anything
+    /// else in the process. What shows that the agent is alive waits for no others.
+    async fn in_turn<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        let _room = self.requests.acquire().await;
+        self.within(request).await
+    }
+
     async fn short<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Service) -> Result<T> + Send + 'static,
@@ -171,7 +183,12 @@ impl Agent {
     ) -> Result<T> {
         let closed = |_| Error::Unavailable("the agent is ending".into());
         let _room = room.acquire().await.map_err(closed)?;
-        let service = Arc::clone(&self.service);
-        blocking(move || work(&service)).await
+        let (service, alone) = (Arc::clone(&self.service), Arc::clone(&self.alone));
+        let work = move || {
+            let outcome = work(&service);
+            drop(alone);
+            outcome
+        };
+        blocking(work).await
     }
 }

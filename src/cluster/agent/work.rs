@@ -110,7 +110,7 @@ impl<K: Kind> Keeper<K> {
             Known::Fresh(object) => (object, true),
             Known::Gone => return self.announce(name).await,
             Known::Unknown => {
-                let found = self.agent.within(self.api.get_opt(name)).await?;
+                let found = self.agent.in_turn(self.api.get_opt(name)).await?;
                 return Ok(Step::Then(found.map_or(Known::Gone, |object| Known::Fresh(Arc::new(object)))));
             }
         };
@@ -395,7 +395,7 @@ impl<K: Kind> Keeper<K> {
             "status": status,
         }));
         let params = PatchParams::default();
-        let written = self.agent.within(self.api.patch_status(&name, &params, &patch)).await?;
+        let written = self.agent.in_turn(self.api.patch_status(&name, &params, &patch)).await?;
         self.index.wrote(&name, written.resource_version());
         Ok(Some(written))
     }
@@ -413,7 +413,7 @@ impl<K: Kind> Keeper<K> {
             "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers },
         }));
         let params = PatchParams::default();
-        let written = self.agent.within(self.api.patch(&name, &params, &patch)).await?;
+        let written = self.agent.in_turn(self.api.patch(&name, &params, &patch)).await?;
         self.index.wrote(&name, written.resource_version());
         Ok(written)
     }
