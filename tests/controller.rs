@@ -15,6 +15,8 @@
 
 #[path = "controller/agent.rs"]
 mod agent;
+#[path = "controller/answers.rs"]
+mod answers;
 mod bed;
 #[path = "controller/crashes.rs"]
 mod crashes;

@@ -3,7 +3,7 @@
 use super::Service;
 use crate::{
     backend::limits,
-    error::Result,
+    error::{Error, Result},
     os::format::Filesystem,
     volume::{
         Access, Capability, Class, Layout, LimitMode, nfs,
@@ -41,13 +41,20 @@ pub struct Capacity {
     pub smallest: u64,
 }
 
+impl Capacity {
+    /// Of a class that cannot be. kube-scheduler asks for room before anybody asks for the volume, and with none the pod
+    /// waits for "free storage" that no disk brings; CreateVolume refuses the class, and says at the claim what is wrong.
+    pub const OF_NO_CLASS: Self = Self { available: 1 << 60, largest: 1 << 60, smallest: 0 };
+}
+
 impl Service {
-    /// Never fails: what is unknown, unsupported or out of reach has no capacity.
+    /// Never fails: what is unsupported or out of reach has no capacity, and a class that cannot be has
+    /// [`Capacity::OF_NO_CLASS`].
     pub fn capacity(&self, request: &GetCapacity) -> Capacity {
         let class = match &request.class {
             Ok(AnyClass::Local(class)) => class,
             Ok(AnyClass::OnShare(class)) => return self.shares.capacity(class, &request.capabilities),
-            Err(_) => return Capacity::default(),
+            Err(_) => return Capacity::OF_NO_CLASS,
         };
         if let Some(nodes) = self.nodes() {
             return nodes.capacity(class, request);
@@ -59,10 +66,11 @@ impl Service {
             return Capacity::default();
         };
         let room = self.store.pool(class.pool()).and_then(|pool| {
+            // First: what is not there says nothing of the pool.
+            pool.verify()?;
             if class.layout == Layout::Directory {
                 limits::check(&pool, class.limit.unwrap_or(LimitMode::Enforced))?;
             }
-            pool.verify()?;
             pool.room()
         });
         match room {
@@ -71,6 +79,7 @@ impl Service {
                 largest: room / BLOCK * BLOCK,
                 smallest: size::minimum(filesystem),
             },
+            Err(Error::Invalid(_)) => Capacity::OF_NO_CLASS,
             Err(error) => {
                 tracing::debug!(error = error.chain(), "no capacity for this class");
                 Capacity::default()

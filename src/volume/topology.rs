@@ -29,6 +29,11 @@ impl NodeName {
         (ends && bytes.len() <= MAX_VALUE && bytes.iter().all(inside)).then(|| Self(text.to_owned()))
     }
 
+    /// Whether it looks like the hash of a name that is no legal value.
+    pub fn is_hash(&self) -> bool {
+        self.0.len() == 32 && Uuid::try_parse(&self.0).is_ok_and(|uuid| uuid.get_version_num() == 5)
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 use serde_json::{Map, Value, json};
 
 /// When a volume is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     Immediate,
     WaitForFirstConsumer,

@@ -4,15 +4,18 @@ use super::Bed;
 use k8s_openapi::api::{core::v1::Node, storage::v1::CSINode};
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use wharf::volume::NodeName;
 
 /// The driver's topology key.
 pub const TOPOLOGY: &str = "wharf.csi.dev/node";
 
 impl Bed {
     /// A node that pods can be scheduled to, with a driver on it; `labels` besides the usual ones. The value of
-    /// its topology is its name.
+    /// its topology is its name, or the hash of a long one.
     pub fn node(&self, name: &str, driver: &str, labels: &[(&str, &str)]) -> Node {
-        let mut all = json!({ "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", TOPOLOGY: name });
+        let value = NodeName::of_node(name);
+        let mut all =
+            json!({ "kubernetes.io/hostname": value, "kubernetes.io/os": "linux", TOPOLOGY: value });
         for (key, value) in labels {
             all[*key] = json!(value);
         }

@@ -66,6 +66,57 @@ fn a_volume_lives_and_dies_on_its_node() {
     assert!(rig.volumes().get(&key(&name)).is_none() && rig.snapshots().get(&key(&cut)).is_none());
 }
 
+/// Whoever writes: this is in the definitions.
+#[test]
+fn what_a_volume_is_never_changes() {
+    let rig = Rig::new();
+    let agent = rig.served(10 * GIB, Manner::Serves);
+    let driver = rig.driver(&[]);
+    let mut co = driver.co();
+    let (name, cut, copy) = (unique("pvc"), unique("snapshot"), unique("pvc"));
+    let id = co.create(&name, &rig.spec()).unwrap().volume_id;
+    let snapshot = co.snapshot(&cut, &id).unwrap().snapshot_id;
+    co.restore(&copy, &rig.spec().fs("ext4"), &snapshot).unwrap();
+    let other = json!({ "kind": "Volume", "id": id });
+    let (volumes, snapshots) = (rig.volumes(), rig.snapshots());
+    let volume = |name: &str, spec: serde_json::Value| {
+        volumes.merge(&key(name), json!({ "spec": spec })).map(drop).map_err(|error| error.to_string())
+    };
+    for (name, spec) in [
+        (&name, json!({ "nodeName": "elsewhere" })),
+        (&name, json!({ "name": "other" })),
+        (&name, json!({ "pool": "other" })),
+        (&name, json!({ "parameters": { "layout": "directory" } })),
+        (&name, json!({ "access": "Block" })),
+        (&name, json!({ "filesystem": "xfs" })),
+        (&name, json!({ "source": other })),
+        (&copy, json!({ "filesystem": "xfs" })),
+        (&copy, json!({ "filesystem": null })),
+        (&copy, json!({ "source": other })),
+        (&copy, json!({ "source": null })),
+    ] {
+        let refused = volume(name, spec.clone()).expect_err(&spec.to_string());
+        assert!(refused.contains("never change"), "{spec}: {refused}");
+    }
+    for spec in
+        [json!({ "nodeName": "elsewhere" }), json!({ "name": "other" }), json!({ "sourceVolumeID": "other" })]
+    {
+        let refused = snapshots.merge(&key(&cut), json!({ "spec": spec })).unwrap_err().to_string();
+        assert!(refused.contains("never change"), "{spec}: {refused}");
+    }
+    volume(&name, json!({ "requiredBytes": 2 << 20, "limitBytes": 4 << 20 })).unwrap();
+    // What is to go has no way back.
+    agent.behave(Manner::Sleeps);
+    volume(&name, json!({ "desired": "Absent" })).unwrap();
+    assert!(volume(&name, json!({ "desired": "Present" })).unwrap_err().contains("Absent is final"));
+    snapshots.merge(&key(&cut), json!({ "spec": { "desired": "Absent" } })).unwrap();
+    let back = snapshots.merge(&key(&cut), json!({ "spec": { "desired": "Present" } }));
+    assert!(back.unwrap_err().to_string().contains("Absent is final"));
+    for (short, object) in [("lvol", key(&name)), ("lsnap", key(&cut)), ("snode", agent.node.clone())] {
+        assert!(rig.bed.kubectl(&["get", short, &object]).contains(&object), "{short}");
+    }
+}
+
 #[test]
 fn what_is_not_there_is_not_found() {
     let rig = Rig::new();

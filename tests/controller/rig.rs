@@ -6,10 +6,13 @@ use crate::{
     support::{
         co::{Co, Spec},
         driver::Driver,
+        eventually,
     },
 };
+use kube::ResourceExt;
 use serde_json::json;
 use std::{
+    path::Path,
     process::Command,
     sync::Once,
     thread,
@@ -80,9 +83,14 @@ impl<'a> Rig<'a> {
     }
 
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Driver {
+        self.spawn_as(&self.bed.kubeconfig(), environment)
+    }
+
+    /// With the rights of whoever the kubeconfig is of.
+    pub fn spawn_as(&self, kubeconfig: &Path, environment: &[(&str, &str)]) -> Driver {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
         command.args(["controller", "--node-gone-after", "2", "--namespace", &self.namespace]);
-        command.arg("--kubeconfig").arg(self.bed.kubeconfig());
+        command.arg("--kubeconfig").arg(kubeconfig);
         Driver::spawn_as(command, environment)
     }
 
@@ -98,11 +106,14 @@ impl<'a> Rig<'a> {
         self.bed.all()
     }
 
-    /// Takes an object away as if it had never been, whatever finalizers it has.
+    /// Takes an object away as if it had never been, whatever finalizers it has. A real agent soon announces its data by
+    /// another one.
     pub fn lose(&self, name: &str) {
-        self.volumes().merge(name, json!({ "metadata": { "finalizers": null } })).unwrap();
+        let lost = self.volumes().merge(name, json!({ "metadata": { "finalizers": null } })).unwrap().uid();
         self.volumes().delete(name);
-        self.volumes().wait_gone(name, 10);
+        eventually("the object is lost", 10, || {
+            self.volumes().get(name).is_none_or(|object| object.uid() != lost)
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 //! What everybody does with a volume.
 
 use crate::{
+    bed::claims::Binding,
     cluster::room,
     scene::{PATIENCE, Scene, Use, handle, is_ready, pod_spec, within},
 };
@@ -174,18 +175,39 @@ fn a_retained_volume_keeps_its_data_and_is_taken_up_by_a_volume_written_by_hand(
 #[ignore = "started by scenarios_pass_and_nothing_is_left_of_their_machine"]
 fn a_bad_class_is_told_at_the_claim() {
     let scene = Scene::shared("bad");
-    let class = scene.bed().class(
-        crate::scene::DRIVER,
-        crate::bed::claims::Binding::Immediate,
-        &[("colour", "blue")],
-    );
-    scene.claim("data", &class, "32Mi");
-    within("the claim is told", PATIENCE, || {
-        let told = scene.claims().events("data");
-        told.contains("colour") && told.contains("layout")
+    type Case = (&'static str, Binding, &'static [(&'static str, &'static str)], [&'static str; 2]);
+    let cases: [Case; 5] = [
+        ("key", Binding::Immediate, &[("colour", "blue")], ["colour", "layout"]),
+        ("key-of-a-pod", Binding::WaitForFirstConsumer, &[("colour", "blue")], ["colour", "layout"]),
+        ("pool", Binding::Immediate, &[("pool", "nowhere")], ["nowhere", "default"]),
+        ("pool-of-a-pod", Binding::WaitForFirstConsumer, &[("pool", "nowhere")], ["nowhere", "default"]),
+        (
+            "server",
+            Binding::Immediate,
+            &[("server", "no-such-host.invalid"), ("share", "/data")],
+            ["no-such-host.invalid", "resolve"],
+        ),
+    ];
+    let classes = cases.map(|(name, binding, parameters, _)| {
+        let waits = binding == Binding::WaitForFirstConsumer;
+        let class = scene.bed().class(crate::scene::DRIVER, binding, parameters);
+        scene.claim(name, &class, "32Mi");
+        if waits {
+            scene.pod(name, Use::Mount(name), &json!({}));
+        }
+        class
     });
-    scene.claims().delete("data");
-    scene.kubectl(&["delete", "storageclass", &class]);
+    for ((name, _, _, causes), class) in cases.into_iter().zip(classes) {
+        within(&format!("{name}: the claim is told"), PATIENCE, || {
+            let told = scene.claims().events(name);
+            told.contains("ProvisioningFailed") && causes.iter().all(|cause| told.contains(cause))
+        });
+        if scene.pods().get(name).is_some() {
+            scene.pods().delete_now(name);
+        }
+        scene.claims().delete(name);
+        scene.kubectl(&["delete", "storageclass", &class]);
+    }
 }
 
 #[test]

@@ -228,9 +228,15 @@ pub const CASES: &[Case] = &[
         empty(w, &Spec { block: true, ..Spec::directory("advisory") })
     }),
     ("get-capacity.class-impossible", |w| {
-        empty(w, &World::spec().pool("nowhere"))?;
-        empty(w, &World::spec().parameter("colour", "red"))?;
-        empty(w, &Spec::directory("enforced"))
+        for spec in [
+            World::spec().pool("nowhere"),
+            World::spec().parameter("colour", "red"),
+            Spec::directory("enforced"),
+        ] {
+            let answer = w.co.capacity(&spec)?;
+            assert_eq!((answer.available_capacity, answer.maximum_volume_size), (1 << 60, Some(1 << 60)));
+        }
+        Ok(())
     }),
     ("get-capacity.topology-elsewhere", |w| {
         let of = |node: &str| csi::GetCapacityRequest {
@@ -246,7 +252,8 @@ pub const CASES: &[Case] = &[
     ("get-capacity.pool-away", |w| {
         assert!(w.co.capacity(&World::spec().pool("away"))?.available_capacity > 0);
         let _away = Over::new(w.away.path());
-        empty(w, &World::spec().pool("away"))
+        empty(w, &World::spec().pool("away"))?;
+        empty(w, &Spec::directory("enforced").pool("away"))
     }),
     ("controller-get-capabilities.ok", |w| {
         use csi::controller_service_capability::{Type, rpc};

@@ -33,6 +33,34 @@ fn a_claim_follows_its_pod() {
     cluster.assert_content();
 }
 
+/// The scheduler asks for room before anybody asks for the volume, and would have the pod wait for some that no disk
+/// brings.
+#[test]
+fn a_class_that_cannot_be_is_told_at_the_claim_that_waits_for_its_pod() {
+    let mut cluster = Cluster::new();
+    let pool = cluster.pool.clone();
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case; 3] = [
+        ("unknown-key", &[("pool", &pool), ("layuot", "image")], "layuot"),
+        ("no-such-pool", &[("pool", "nowhere")], "no node has a pool called"),
+        ("no-limits", &[("pool", &pool), ("layout", "directory")], "no node can limit directories"),
+    ];
+    for (name, parameters, _) in cases {
+        let class = cluster.bed.class(&cluster.driver, Binding::WaitForFirstConsumer, parameters);
+        cluster.claim(name, &class, "64Mi");
+        cluster.bed.pod(&cluster.namespace, name, &[name], json!({}));
+    }
+    for (name, _, cause) in cases {
+        eventually(&format!("{name} is told"), 60, || {
+            let told = cluster.claims().events(name);
+            told.contains("ProvisioningFailed") && told.contains(cause)
+        });
+    }
+    assert!(cluster.own_objects().is_empty());
+    cluster.clear(60);
+    cluster.assert_content();
+}
+
 #[test]
 fn an_immediate_claim_goes_where_most_room_is() {
     let pool = |mib| (Kind::Xfs, mib * MIB);

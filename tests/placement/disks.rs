@@ -41,7 +41,7 @@ fn a_swapped_disk_is_a_loss_and_nothing_is_made_anew() {
     let name = cluster.bed.bound(&cluster.namespace, "data", 1).name_any();
     let spec = Spec::new().pool(&cluster.pool).size(64 * MIB);
     let status = cluster.controller.co().create(&name, &spec).unwrap_err();
-    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(status.message().contains("bring its disk back"), "{status}");
     // The new disk is as good as any for others.
     cluster.claim("other", &class, "64Mi");

@@ -3,7 +3,7 @@
 use super::{
     super::api::{
         Desired, LocalObject, LocalSnapshot, LocalSnapshotSpec, LocalVolume, LocalVolumeSpec, ObjectSource,
-        Phase, SourceKind, VolumeAccess,
+        SourceKind, VolumeAccess,
     },
     plan::View,
 };
@@ -70,17 +70,14 @@ pub trait Kind: LocalObject {
     }
 
     fn view(&self, flawed: bool) -> View {
-        let phase = self.phase().unwrap_or_default();
         View {
             deleting: self.is_deleted(),
             accepted: self.is_accepted(),
             orphaned: self.is_orphaned(),
             desired: self.desired(),
-            phase,
+            phase: self.phase().unwrap_or_default(),
             current: self.is_answered(),
-            ever: self.is_orphaned()
-                || self.reported().is_some_and(|reported| reported.store.is_some() || reported.id.is_some())
-                || matches!(phase, Phase::Ready | Phase::Lost | Phase::Orphaned),
+            ever: self.is_orphaned() || self.was_there(),
             flawed,
         }
     }

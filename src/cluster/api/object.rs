@@ -88,6 +88,14 @@ pub trait LocalObject:
         self.labels().contains_key(ORPHANED_LABEL)
     }
 
+    /// There was data once, as its agent has reported: nothing may ever be made in its place.
+    fn was_there(&self) -> bool {
+        self.reported().is_some_and(|reported| {
+            let phase = matches!(reported.phase, Phase::Ready | Phase::Lost | Phase::Orphaned);
+            phase || reported.store.is_some() || reported.id.is_some()
+        })
+    }
+
     /// Counts the changes of its wish; unlike a resource version it tells nothing of reports.
     fn generation(&self) -> i64 {
         self.meta().generation.unwrap_or_default()

@@ -26,6 +26,8 @@ const LASTS: Duration = Duration::from_secs(40);
 const SKEW: Duration = Duration::from_secs(5);
 /// After the API server was away, agents need this long to renew.
 const SETTLING: Duration = Duration::from_secs(15);
+/// A watch that fails is tried again within this time: kube's `default_backoff` is 30 s at most, and as much of jitter.
+const INTERRUPTED: Duration = Duration::from_secs(60);
 
 /// Whether an agent can be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +79,10 @@ impl Agents {
             while let Some(event) = events.next().await {
                 match event {
                     Ok(event) => lock(&notes).take(event, Instant::now(), Timestamp::now()),
-                    Err(error) => complaints.add("leases", &error),
+                    Err(error) => {
+                        lock(&notes).interrupted(Instant::now());
+                        complaints.add("leases", &error);
+                    }
                 }
             }
         });
@@ -97,10 +102,10 @@ impl Agents {
         lock(&self.seen).of(node_name, Instant::now())
     }
 
-    /// The same, and where the watch takes it for dead the API server is asked: the watch may be behind.
+    /// The same, and where the watch does not show it alive the API server is asked: the watch may be behind.
     pub(super) async fn look(&self, node_name: &str) -> Result<Liveness> {
         let glance = self.glance(node_name);
-        if glance != Liveness::Dead {
+        if glance == Liveness::Alive {
             return Ok(glance);
         }
         let lease = get(&self.api, &format!("{PREFIX}{node_name}"), "agent").await?;
@@ -140,10 +145,16 @@ impl Seen {
                 let listed = std::mem::take(&mut self.listing);
                 self.renewals.retain(|node, _| listed.contains(&format!("{PREFIX}{node}")));
                 // Listed again: the watch was broken for long, and so was perhaps the way of all agents.
-                self.settling = self.listed.then(|| now + SETTLING);
+                self.settling = self.listed.then(|| now + SETTLING).max(self.settling);
                 self.listed = true;
             }
         }
+    }
+
+    /// Nothing is heard for a while, and agents may not be heard either. A watch that is taken up where it was
+    /// interrupted does not say so.
+    fn interrupted(&mut self, now: Instant) {
+        self.settling = self.listed.then(|| now + INTERRUPTED + SETTLING);
     }
 
     fn note(&mut self, lease: &Lease, watched: bool, now: Instant, clock: Timestamp) {
@@ -260,5 +271,12 @@ mod tests {
         assert_eq!(seen.of("a", again), Liveness::Unknown);
         assert_eq!(seen.of("never-there", again), Liveness::Dead);
         assert_eq!(seen.of("a", again + SETTLING), Liveness::Dead);
+        // The watch need not be made anew for it.
+        let later = again + 600 * SECOND;
+        seen.interrupted(later);
+        assert_eq!(seen.of("a", later + INTERRUPTED), Liveness::Unknown);
+        seen.take(Event::Apply(lease("b", clock)), later + INTERRUPTED, clock);
+        assert_eq!(seen.of("a", later + INTERRUPTED), Liveness::Unknown, "the others come one by one");
+        assert_eq!(seen.of("a", later + INTERRUPTED + SETTLING), Liveness::Dead);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Controller, agents::Liveness, placement::within};
 use crate::{
+    error::Error,
     service::{Capacity, GetCapacity, filesystem_for},
     volume::{
         Class,
@@ -15,7 +16,11 @@ impl Controller {
             return Capacity::default();
         };
         let (known, alive) = (self.view(), |node: &str| self.agents.glance(node) != Liveness::Dead);
-        let sites = within(known.with(&alive).sites(class, ""), request.topology.as_ref());
+        let view = known.with(&alive);
+        if matches!(self.check_class(&view, class), Err(Error::Invalid(_))) {
+            return Capacity::OF_NO_CLASS;
+        }
+        let sites = within(view.sites(class, ""), request.topology.as_ref());
         let Some(most) = sites.iter().map(|site| site.room).max() else { return Capacity::default() };
         Capacity {
             available: sites.iter().fold(0u64, |sum, site| sum.saturating_add(site.room)),

@@ -8,16 +8,13 @@ use super::{
     wait::{Ended, nobody, still_running},
 };
 use crate::{
-    cluster::api::{
-        Desired, FINALIZER, LocalObject, LocalVolume, LocalVolumeSpec, ORPHANED_LABEL, Phase, SourceKind,
-    },
+    cluster::api::{LocalObject, LocalVolume, LocalVolumeSpec, Phase, SourceKind},
     error::{Error, Result},
     failpoint,
     service::{CreateLocal, Existing, SourceRequest, Volume, Wish},
     volume::{Class, Key, Layout, LimitMode, NodeName, SnapshotId, VolumeId},
 };
 use kube::ResourceExt;
-use serde_json::json;
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -28,11 +25,9 @@ const MAKING: Duration = Duration::from_secs(120);
 const COPYING: Duration = Duration::from_secs(600);
 /// An agent that lives and does not take a volume on cannot see its objects.
 const ACCEPTING: Duration = Duration::from_secs(30);
-/// For what the agent does at once: clearing away, letting go.
-pub(super) const LEAVING: Duration = Duration::from_secs(20);
 
 /// What has become of an object that stands for the request.
-enum Step {
+pub(super) enum Step {
     /// The volume is there.
     Done(Volume),
     /// It is not what it was; look again.
@@ -150,7 +145,7 @@ impl Controller {
         let find = || {
             let (known, alive) = (self.view(), |node: &str| self.agents.glance(node) == Liveness::Alive);
             let view = known.with(&alive);
-            view.knows_pool(request.class.pool())?;
+            self.check_class(&view, &request.class)?;
             candidates(view.sites(&request.class, name), way, &request.topology, bytes, spent)
         };
         let found = match find() {
@@ -167,7 +162,8 @@ impl Controller {
     /// Asks for those agents again that do not seem to live. An error: they cannot be told yet.
     async fn some_agents_are_not_seen(&self, class: &Class) -> Result<bool> {
         let mut found = false;
-        for offer in self.offers.all() {
+        let known = |node: &str| self.machines.mirror.get(node).is_some();
+        for offer in self.offers.all().iter().filter(|offer| known(&offer.name_any())) {
             let pools = offer.status.iter().flat_map(|status| &status.pools);
             if !pools.into_iter().any(|pool| pool.name == class.pool()) {
                 continue;
@@ -215,7 +211,9 @@ impl Controller {
             };
         }
         if object.is_orphaned() {
-            self.adopt(object).await?;
+            if !self.give_up_with_node(object).await? {
+                self.adopt(object).await?;
+            }
             return Ok(Step::Again);
         }
         self.await_verdict(request, wish, object, left).await
@@ -249,14 +247,18 @@ impl Controller {
                     }
                 }
                 Verdict::Trouble(error) => Err(error),
-                Verdict::Lost => Err(lost(&object)),
+                // The object stays.
+                Verdict::Lost => Err(lost(&object).after_commit()),
                 Verdict::Leaving => Ok(Step::Again),
                 Verdict::NotAccepted => self.withdraw_from_silent(&object).await,
             },
             Ended::Gone => Ok(Step::Again),
             Ended::Dead => match self.volumes.get(&name).await? {
                 Some(object) if object.is_leaving() => Ok(Step::Again),
-                Some(object) if object.is_accepted() => Err(nobody(&object)),
+                Some(object) if object.is_accepted() => match self.give_up_with_node(&object).await? {
+                    true => Ok(Step::Again),
+                    false => Err(nobody(&object)),
+                },
                 Some(object) => self.withdraw_from_silent(&object).await,
                 None => Ok(Step::Again),
             },
@@ -277,96 +279,6 @@ impl Controller {
             )),
             Deleted::Leaving | Deleted::Changed => Ok(Step::Again),
         }
-    }
-
-    /// Takes an object of which nothing is left on its node away. No data goes with it: the wish stays `Present`.
-    /// `Ok(false)`: it is still there.
-    async fn withdraw(&self, object: &LocalVolume) -> Result<bool> {
-        match self.volumes.delete_unchanged(object).await? {
-            Deleted::Gone => Ok(true),
-            Deleted::Changed => Ok(false),
-            Deleted::Leaving => {
-                failpoint!("cluster.create.withdrawn");
-                self.wait_gone(&self.volumes, object, LEAVING).await
-            }
-        }
-    }
-
-    /// An earlier volume of this name is on its way out, or an attempt is that came to nothing.
-    async fn see_off(&self, object: &LocalVolume) -> Result<Step> {
-        if !object.is_deleted() {
-            let Some(object) = self.wish_absent(&self.volumes, object).await? else { return Ok(Step::Again) };
-            self.volumes.delete_this(&object).await?;
-            failpoint!("cluster.create.old-deleted");
-        } else if object.desired() == Desired::Present && self.is_gone_for_good(object.node_name()).await? {
-            // Given up below; nobody there lets it go.
-            self.let_go(object).await?;
-            return Ok(Step::Again);
-        }
-        match self.wait_gone(&self.volumes, object, LEAVING).await? {
-            true => Ok(Step::Again),
-            false => Err(Error::Busy(format!(
-                "volume {} is being deleted on node {}; the same request later makes it anew",
-                object.name_any(),
-                object.node_name()
-            ))),
-        }
-    }
-
-    /// Gives a name up that sits on a node where it may not be. Only what nobody can have data in: a volume that was
-    /// never ready, or whose Node is gone, and that no PersistentVolume names.
-    async fn release(&self, object: &LocalVolume) -> Result<bool> {
-        let never_ready = matches!(object.phase(), None | Some(Phase::Pending | Phase::Failed))
-            && object.status.as_ref().is_none_or(|status| status.volume_id.is_none());
-        let gone = self.is_gone_for_good(object.node_name()).await?;
-        if !never_ready && !gone {
-            return Ok(false);
-        }
-        if self.has_persistent_volume(&object.id()?.to_string()).await? {
-            return Ok(false);
-        }
-        if gone || !object.is_accepted() {
-            // As it was read: its agent may have come back.
-            return match self.volumes.delete_unchanged(object).await? {
-                Deleted::Changed => Err(still_running::<LocalVolume>(&object.name_any())),
-                Deleted::Gone => Ok(true),
-                Deleted::Leaving => {
-                    failpoint!("cluster.create.released");
-                    self.let_go(object).await.map(|()| true)
-                }
-            };
-        }
-        match self.wish_absent(&self.volumes, object).await? {
-            None => Err(still_running::<LocalVolume>(&object.name_any())),
-            Some(object) => {
-                failpoint!("cluster.create.given-up");
-                self.volumes.delete_this(&object).await?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// Takes the agent's finalizer off an object whose Node is gone for good.
-    async fn let_go(&self, object: &LocalVolume) -> Result<()> {
-        let Some(now) = self.volumes.get(&object.name_any()).await? else { return Ok(()) };
-        if now.uid() != object.uid() || !self.is_gone_for_good(now.node_name()).await? {
-            return Ok(());
-        }
-        let others: Vec<_> = now.finalizers().iter().filter(|one| *one != FINALIZER).collect();
-        self.volumes.patch(&now, json!({ "metadata": { "finalizers": others } })).await.map(drop)
-    }
-
-    /// What an agent found on its disk is somebody's: it is asked for by its own name, or its own id.
-    pub(super) async fn adopt(&self, object: &LocalVolume) -> Result<()> {
-        tracing::info!(
-            volume = object.name_any(),
-            node = object.node_name(),
-            "found on a disk, and asked for"
-        );
-        let labels = json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } });
-        self.volumes.patch(object, labels).await?;
-        failpoint!("cluster.create.adopted");
-        Ok(())
     }
 }
 

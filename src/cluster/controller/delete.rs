@@ -6,9 +6,8 @@
 use super::{
     Controller,
     agents::Liveness,
-    create::LEAVING,
     objects::Objects,
-    wait::{Ended, nobody},
+    wait::{Ended, LEAVING, nobody},
 };
 use crate::{
     cluster::api::{
@@ -32,7 +31,7 @@ const DELETING: Duration = Duration::from_secs(50);
 const OLD_ANSWER: Duration = Duration::from_secs(3);
 
 /// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
 /// Takes the place of an object that is lost.
 pub(super) trait StandIn: LocalObject {
@@ -142,7 +141,8 @@ impl Controller {
         key: Key,
         node: &NodeName,
     ) -> Result<bool> {
-        let node_name = self.machines.name_of(node).unwrap_or_else(|| node.as_str().to_owned());
+        self.listed().await?;
+        let node_name = self.node_called(node)?;
         failpoint!("cluster.delete.no-object");
         let made = objects.create(&K::stand_in(key, &node_name)).await?;
         failpoint!("cluster.delete.stand-in");
@@ -157,9 +157,30 @@ impl Controller {
         Ok(false)
     }
 
+    /// The name of an id's node. An id has a hash where the name is long, and a StorageNode outlives its Node.
+    fn node_called(&self, node: &NodeName) -> Result<String> {
+        if let Some(name) = self.machines.name_of(node) {
+            return Ok(name);
+        }
+        let offers = self.offers.all();
+        if let Some(name) =
+            offers.iter().map(|offer| offer.name_any()).find(|name| NodeName::of_node(name) == *node)
+        {
+            return Ok(name);
+        }
+        match node.is_hash() {
+            false => Ok(node.as_str().to_owned()),
+            true => Err(Error::Unavailable(format!(
+                "{node} stands for a node with a long name, and there is none, nor a StorageNode of one: without its \
+                 name nobody can be asked to delete the data"
+            ))),
+        }
+    }
+
     /// Two nodes cannot have objects of one name. It is not this id that the object stands for, so it is left alone.
     async fn refuse_elsewhere<K: LocalObject>(&self, object: &K, node: &NodeName, id: &str) -> Result<()> {
-        let named = self.machines.name_of(node).unwrap_or_else(|| node.as_str().to_owned());
+        self.listed().await?;
+        let named = self.node_called(node)?;
         if self.is_gone_for_good(&named).await? {
             tracing::warn!(
                 id,

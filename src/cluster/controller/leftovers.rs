@@ -9,7 +9,7 @@ use crate::{
     error::Result,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::{Api, Client, ResourceExt, api::ListParams};
+use kube::{Api, Client, ResourceExt, api::ListParams, core::DeserializeGuard};
 use serde_json::json;
 use std::{collections::HashSet, fmt, time::SystemTime};
 
@@ -76,12 +76,13 @@ pub async fn is_node(client: &Client, name: &str) -> Result<bool> {
     Ok(get(&nodes, name, "node").await?.is_some())
 }
 
-/// All that is left over, in the order of nodes and names.
-pub async fn find(client: &Client) -> Result<Vec<Leftover>> {
+/// All that is left over, in the order of nodes and names. `unreadable` is told of objects that this driver does not
+/// understand.
+pub async fn find(client: &Client, mut unreadable: impl FnMut(String)) -> Result<Vec<Leftover>> {
     // Objects first: a node that comes meanwhile is seen.
     let mut found = Vec::new();
-    all(client, |object| found.extend(of_volume(object))).await?;
-    all(client, |object| found.extend(of_snapshot(object))).await?;
+    all(client, &mut unreadable, |object| found.extend(of_volume(object))).await?;
+    all(client, &mut unreadable, |object| found.extend(of_snapshot(object))).await?;
     if found.iter().any(|one| one.what == What::Tombstone) {
         let nodes = nodes(client).await?;
         found.retain(|one| one.what != What::Tombstone || !nodes.contains(&one.node));
@@ -123,9 +124,21 @@ fn at(time: &Time) -> Option<SystemTime> {
 }
 
 /// Shows each object of a kind.
-async fn all<K: LocalObject>(client: &Client, show: impl FnMut(K)) -> Result<()> {
-    let api = &Api::<K>::all(client.clone());
-    every(|page| async move { api.list(&page).await }, &format!("listing {}", K::plural(&())), show).await
+async fn all<K: LocalObject>(
+    client: &Client,
+    mut unreadable: impl FnMut(String),
+    mut show: impl FnMut(K),
+) -> Result<()> {
+    let api = &Api::<DeserializeGuard<K>>::all(client.clone());
+    let list = |page| async move { api.list(&page).await };
+    every(list, &format!("listing {}", K::plural(&())), |object: DeserializeGuard<K>| match object.0 {
+        Ok(object) => show(object),
+        Err(invalid) => {
+            let (kind, name) = (K::kind(&()).to_lowercase(), invalid.metadata.name.unwrap_or_default());
+            unreadable(format!("{kind}/{name} cannot be read; is it of a newer version? {}", invalid.error));
+        }
+    })
+    .await
 }
 
 async fn nodes(client: &Client) -> Result<HashSet<String>> {

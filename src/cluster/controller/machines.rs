@@ -20,9 +20,8 @@ pub(super) struct Machines {
 
 impl Machines {
     pub(super) fn watch(client: Client) -> Self {
-        let api = Api::all(client);
-        let mirror = Mirror::start(api.clone(), Default::default(), trim);
-        Self { api, mirror, missing: Mutex::default() }
+        let api = Api::all(client.clone());
+        Self { api, mirror: Mirror::start(client, trim), missing: Mutex::default() }
     }
 
     /// The name of the Node with this topology value; `None`: there is none now.
@@ -33,6 +32,12 @@ impl Machines {
         }
         let all = self.mirror.all();
         all.iter().map(|found| found.name_any()).find(|name| NodeName::of_node(name) == *node)
+    }
+
+    /// Forgets those that are back: were they to go again, it would be for less long than since the first time.
+    pub(super) fn notice_returns(&self) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|name, _| self.mirror.get(name).is_none());
     }
 
     /// For how long there has been no such Node; `None`: there is one.

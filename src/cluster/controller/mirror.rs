@@ -1,23 +1,21 @@
 //! What a watch has seen of one kind of objects, and who waits for which of them.
 //!
-//! One watch for a kind, however many requests wait. It may be behind: what it shows is never the last word.
+//! One watch for a kind, however many requests wait. It may be behind: what it shows is never the last word. An object
+//! that this driver cannot read is not shown, and hides no other.
 
+use super::objects::chain;
 use futures_util::StreamExt;
 use kube::{
-    Api, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        reflector::{self, Lookup, ObjectRef, Store},
-        watcher,
-        watcher::Event,
-    },
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{WatchStreamExt, watcher, watcher::Event},
 };
 use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -31,16 +29,25 @@ use tokio::{
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Objects of one kind.
-pub(super) struct Mirror<K: Lookup<DynamicType = ()> + Clone + 'static> {
-    store: Store<K>,
-    bells: Arc<Bells>,
-    ready: Arc<AtomicBool>,
+pub(super) struct Mirror<K> {
+    seen: Arc<Seen<K>>,
     task: JoinHandle<()>,
 }
 
-impl<K: Lookup<DynamicType = ()> + Clone + 'static> fmt::Debug for Mirror<K> {
+/// By their names; `None`: it cannot be read.
+type Objects<K> = HashMap<String, Option<Arc<K>>>;
+
+struct Seen<K> {
+    objects: RwLock<Objects<K>>,
+    bells: Bells,
+    ready: AtomicBool,
+    /// Why nothing has been listed yet, as far as that is known.
+    trouble: Mutex<String>,
+}
+
+impl<K> fmt::Debug for Mirror<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mirror").field("objects", &self.store.len()).finish_non_exhaustive()
+        f.debug_struct("Mirror").field("objects", &self.seen.read().len()).finish_non_exhaustive()
     }
 }
 
@@ -49,36 +56,32 @@ where
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// Watches until it is dropped; `trim` takes away what nobody asks for.
-    pub(super) fn start(
-        api: Api<K>,
-        config: watcher::Config,
-        trim: impl FnMut(&mut K) + Send + 'static,
-    ) -> Self {
-        let (store, writer) = reflector::store();
-        let (bells, ready) = (Arc::new(Bells::default()), Arc::new(AtomicBool::new(false)));
-        let events = watcher(api, config).modify(trim).default_backoff();
-        let mut events = Box::pin(reflector::reflector(writer, events));
-        let (ring, listed) = (Arc::clone(&bells), Arc::clone(&ready));
+    pub(super) fn start(client: Client, trim: impl Fn(&mut K) + Send + 'static) -> Self {
+        let seen = Arc::new(Seen::default());
+        let api = Api::<DeserializeGuard<K>>::all(client);
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let writer = Arc::clone(&seen);
         let task = task::spawn(async move {
-            let mut complaints = Complaints::default();
+            let (mut complaints, mut listing) = (Complaints::default(), HashMap::new());
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(Event::Apply(object) | Event::Delete(object)) => ring.ring(&object.name_any()),
-                    Ok(Event::InitDone) => {
-                        listed.store(true, Ordering::Release);
-                        ring.ring_all();
+                    Ok(event) => writer.take(event, &mut listing, &trim),
+                    Err(error) => {
+                        complaints.add(&K::plural(&()), &error);
+                        *writer.trouble() = chain(&error);
                     }
-                    Ok(Event::Init | Event::InitApply(_)) => {}
-                    Err(error) => complaints.add(&K::plural(&()), &error),
                 }
             }
         });
-        Self { store, bells, ready, task }
+        Self { seen, task }
     }
 
-    /// Everything has been listed once.
-    pub(super) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+    /// Everything has been listed once. An error: it has not, and why, as far as that is known.
+    pub(super) fn is_ready(&self) -> Result<(), String> {
+        match self.seen.ready.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(self.seen.trouble().clone()),
+        }
     }
 
     /// Whether nobody watches any more, which only a bug can bring about.
@@ -87,22 +90,100 @@ where
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<K>> {
-        self.store.get(&ObjectRef::new(name))
+        self.seen.read().get(name).cloned().flatten()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<K>> {
-        self.store.state()
+        self.seen.read().values().flatten().cloned().collect()
+    }
+
+    /// Whether there are none but those that are shown.
+    pub(super) fn is_whole(&self) -> bool {
+        self.seen.read().values().all(Option::is_some)
     }
 
     /// Rings when something happens to the object of this name.
     pub(super) fn bell(&self, name: &str) -> Arc<Notify> {
-        self.bells.of(name)
+        self.seen.bells.of(name)
     }
 }
 
-impl<K: Lookup<DynamicType = ()> + Clone + 'static> Drop for Mirror<K> {
+impl<K> Drop for Mirror<K> {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl<K> Default for Seen<K> {
+    fn default() -> Self {
+        Self {
+            objects: RwLock::default(),
+            bells: Bells::default(),
+            ready: AtomicBool::new(false),
+            trouble: Mutex::default(),
+        }
+    }
+}
+
+impl<K> Seen<K> {
+    fn read(&self) -> RwLockReadGuard<'_, Objects<K>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Objects<K>> {
+        self.objects.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Seen<K> {
+    /// `listing`: what has come of a list that is not whole yet; until it is, what was seen before stands.
+    fn take(&self, event: Event<DeserializeGuard<K>>, listing: &mut Objects<K>, trim: impl Fn(&mut K)) {
+        match event {
+            Event::Init => listing.clear(),
+            Event::InitApply(object) => {
+                listing.insert(object.name_any(), readable(object, trim));
+            }
+            Event::InitDone => {
+                *self.write() = mem::take(listing);
+                self.trouble().clear();
+                self.ready.store(true, Ordering::Release);
+                self.bells.ring_all();
+            }
+            Event::Apply(object) => {
+                let name = object.name_any();
+                self.write().insert(name.clone(), readable(object, trim));
+                self.bells.ring(&name);
+            }
+            Event::Delete(object) => {
+                let name = object.name_any();
+                self.write().remove(&name);
+                self.bells.ring(&name);
+            }
+        }
+    }
+}
+
+/// `None`: this driver does not understand it, and says so.
+fn readable<K: Resource<DynamicType = ()>>(
+    object: DeserializeGuard<K>,
+    trim: impl Fn(&mut K),
+) -> Option<Arc<K>> {
+    let name = object.name_any();
+    match object.0 {
+        Ok(mut object) => {
+            trim(&mut object);
+            Some(Arc::new(object))
+        }
+        Err(invalid) => {
+            let kind = K::kind(&());
+            tracing::warn!(%kind, name, error = %invalid.error, "this object cannot be read and is passed over; is it of a \
+                newer version?");
+            None
+        }
     }
 }
 

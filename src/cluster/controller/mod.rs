@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod expand;
 mod figures;
+mod giving_up;
 mod health;
 pub mod leftovers;
 mod list;
@@ -40,7 +41,7 @@ pub use claims::cluster_uid;
 
 use agents::Agents;
 use figures::Unanswered;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use machines::Machines;
 use mirror::Mirror;
 use objects::Objects;
@@ -96,10 +97,9 @@ impl fmt::Debug for Controller {
 impl Controller {
     /// Begins to watch; inside a runtime.
     pub fn start(client: Client, settings: Settings) -> Self {
-        let offers =
-            Mirror::start(Api::all(client.clone()), Default::default(), |offer: &mut StorageNode| {
-                offer.managed_fields_mut().clear();
-            });
+        let offers = Mirror::start(client.clone(), |offer: &mut StorageNode| {
+            offer.managed_fields_mut().clear();
+        });
         Self {
             runtime: Handle::current(),
             volumes: Objects::new(client.clone()),
@@ -132,8 +132,8 @@ impl Controller {
             }
             if began.elapsed() >= LISTING {
                 return Err(Error::Unavailable(format!(
-                    "the API server has not told of these yet: {}; see the driver's log, its roles (RBAC) and its \
-                     CustomResourceDefinitions",
+                    "the API server has not told of these yet: {}; see the driver's roles (RBAC), its \
+                     CustomResourceDefinitions and its log",
                     missing.join(", ")
                 )));
             }
@@ -141,15 +141,28 @@ impl Controller {
         }
     }
 
-    fn unlisted(&self) -> Vec<&'static str> {
+    fn unlisted(&self) -> Vec<String> {
         let parts = [
             ("localvolumes", self.volumes.mirror.is_ready()),
             ("localsnapshots", self.snapshots.mirror.is_ready()),
             ("storagenodes", self.offers.is_ready()),
             ("nodes", self.machines.mirror.is_ready()),
-            ("leases", self.agents.is_ready()),
+            ("leases", if self.agents.is_ready() { Ok(()) } else { Err(String::new()) }),
         ];
-        parts.into_iter().filter(|(_, ready)| !ready).map(|(what, _)| what).collect()
+        let missing = parts.into_iter().filter_map(|(what, ready)| Some((what, ready.err()?)));
+        missing
+            .map(|(what, why)| if why.is_empty() { what.to_owned() } else { format!("{what} ({why})") })
+            .collect()
+    }
+
+    /// Refuses a class that no node can have, if that can be told.
+    fn check_class(&self, view: &View<'_>, class: &Class) -> Result<()> {
+        match view.can_have(class) {
+            Err(Error::Invalid(why)) if !self.offers.is_whole() => Err(Error::Unavailable(format!(
+                "{why}. But there are StorageNodes that this driver cannot read, as its log says: update the driver"
+            ))),
+            checked => checked,
+        }
     }
 
     /// What placement goes by, as it is now.

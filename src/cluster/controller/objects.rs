@@ -44,8 +44,7 @@ pub(super) enum Deleted {
 
 impl<K: LocalObject> Objects<K> {
     pub(super) fn new(client: Client) -> Self {
-        let api = Api::all(client);
-        Self { mirror: Mirror::start(api.clone(), Default::default(), |object: &mut K| trim(object)), api }
+        Self { api: Api::all(client.clone()), mirror: Mirror::start(client, |object: &mut K| trim(object)) }
     }
 
     /// As the API server has it now.
@@ -186,8 +185,10 @@ fn trim<K: Resource>(object: &mut K) {
 pub(super) enum Trouble {
     /// The API server's own words.
     Api(Box<kube::core::Status>),
-    /// It could not be reached, or did not answer, or not what is understood.
+    /// It could not be reached, or did not answer.
     Away(String),
+    /// It has what this driver does not understand.
+    Unreadable(String),
 }
 
 /// One request, with its time limit.
@@ -195,6 +196,7 @@ pub(super) async fn answer<T>(request: impl Future<Output = kube::Result<T>>) ->
     match time::timeout(ANSWER, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) => Err(Trouble::Api(status)),
+        Ok(Err(kube::Error::SerdeError(error))) => Err(Trouble::Unreadable(error.to_string())),
         Ok(Err(error)) => Err(Trouble::Away(chain(&error))),
         Err(_) => Err(Trouble::Away(format!("no answer within {} s", ANSWER.as_secs()))),
     }
@@ -205,6 +207,9 @@ impl Trouble {
     pub(super) fn doing(self, doing: &str) -> Error {
         Error::Unavailable(match self {
             Self::Away(why) => format!("{doing}: the API server cannot be reached: {why}"),
+            Self::Unreadable(why) => {
+                format!("{doing}: this driver cannot read what is there; is it of a newer version? {why}")
+            }
             Self::Api(status) if status.code == 403 => {
                 format!(
                     "{doing}: the API server forbids it; see the driver's roles (RBAC): {}",
@@ -227,7 +232,7 @@ fn is_missing(status: &kube::core::Status) -> bool {
     status.reason == "NotFound" && status.details.as_ref().is_some_and(|details| !details.name.is_empty())
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -131,22 +131,35 @@ impl View<'_> {
         known.saturating_add(flying.map(|(_, flight)| flight.bytes).sum())
     }
 
-    /// Whether any node that has ever reported has such a pool; and those that there are.
-    pub(super) fn knows_pool(&self, pool: &str) -> Result<()> {
+    /// Whether any node that has ever reported has the class's pool, and can do what it asks of it. INVALID_ARGUMENT: none
+    /// has, which is for a person to mend.
+    pub(super) fn can_have(&self, class: &Class) -> Result<()> {
         let pools =
             self.offers.iter().filter_map(|offer| offer.status.as_ref()).flat_map(|status| &status.pools);
-        let mut names: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
+        let mut names: Vec<&str> = pools.clone().map(|pool| pool.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        match names {
-            names if names.contains(&pool) => Ok(()),
-            names if names.is_empty() => Err(Error::Unavailable(
+        if names.is_empty() {
+            return Err(Error::Unavailable(
                 "no node has told of a pool yet: see the driver's pods on the nodes, and their --pool".into(),
-            )),
-            names => Err(Error::Invalid(format!(
-                "no node has a pool called {pool:?}; there are {}: name one of them in the StorageClass, or give \
+            ));
+        }
+        if !names.contains(&class.pool()) {
+            return Err(Error::Invalid(format!(
+                "no node has a pool called {:?}; there are {}: name one of them in the StorageClass, or give \
                  nodes this pool",
+                class.pool(),
                 names.join(", ")
+            )));
+        }
+        // What a pool that is away could do is not known.
+        let mut own = pools.filter(|pool| pool.name == class.pool());
+        match own.all(|pool| pool.uuid.is_some() && !can(pool, class)) {
+            false => Ok(()),
+            true => Err(Error::Invalid(format!(
+                "no node can limit directories in its pool {:?}: use layout image (a hard limit on any filesystem), \
+                 pools on XFS or ext4 with `prjquota` or on btrfs with qgroups, or limit: advisory (no limit at all)",
+                class.pool()
             ))),
         }
     }
@@ -427,18 +440,30 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_nobody_has_is_for_a_person_to_mend() {
+    fn a_class_that_no_node_can_have_is_for_a_person_to_mend() {
         let world = World::new();
         let alive = |_: &str| true;
-        let knows = |offers: &[Arc<StorageNode>], pool: &str| {
+        let can_have = |offers: &[Arc<StorageNode>], class: &Class| {
             let view =
                 View { nodes: &world.nodes, offers, volumes: &[], flights: &HashMap::new(), alive: &alive };
-            view.knows_pool(pool)
+            view.can_have(class)
         };
-        assert!(knows(&world.offers, "default").is_ok());
-        assert!(
-            matches!(knows(&world.offers, "fast"), Err(Error::Invalid(text)) if text.contains("default"))
-        );
-        assert!(matches!(knows(&[], "fast"), Err(Error::Unavailable(_))));
+        let (image, fast) = (Class::default(), Class { pool: Some("fast".into()), ..Class::default() });
+        let limited = Class { layout: Layout::Directory, ..Class::default() };
+        let advisory = Class { limit: Some(LimitMode::Advisory), ..limited.clone() };
+        let told = |offers: &[Arc<StorageNode>], class: &Class| {
+            let refused = can_have(offers, class).unwrap_err();
+            assert!(matches!(refused, Error::Invalid(_)), "{refused:?}");
+            refused.chain()
+        };
+        assert!(can_have(&world.offers, &image).is_ok() && can_have(&world.offers, &limited).is_ok());
+        assert!(told(&world.offers, &fast).contains("there are default"));
+        assert!(matches!(can_have(&[], &fast), Err(Error::Unavailable(_))));
+        let unlimited = [offer("a", GIB, &json!({ "directoryLimits": false }))];
+        assert!(told(&unlimited, &limited).contains("advisory"));
+        assert!(can_have(&unlimited, &advisory).is_ok() && can_have(&unlimited, &image).is_ok());
+        // It may when it is back.
+        let away = offer("b", GIB, &json!({ "directoryLimits": false, "uuid": null }));
+        assert!(can_have(&[unlimited[0].clone(), away], &limited).is_ok());
     }
 }

@@ -3,19 +3,17 @@
 use super::{
     Controller,
     agents::Liveness,
-    create::LEAVING,
     objects::Deleted,
-    wait::{Ended, nobody, still_running},
+    wait::{Ended, LEAVING, nobody, still_running},
 };
 use crate::{
-    cluster::api::{Desired, LocalObject, LocalSnapshot, LocalSnapshotSpec, ORPHANED_LABEL, Phase},
+    cluster::api::{Desired, LocalObject, LocalSnapshot, LocalSnapshotSpec, Phase},
     error::{Error, Result},
     failpoint,
     service::{CreateSnapshot, Snapshot},
     volume::{Key, NodeName, SnapshotId, VolumeId, record::Timestamp},
 };
 use kube::ResourceExt;
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Where a pool cannot share blocks it is a copy.
@@ -36,6 +34,7 @@ impl Controller {
             if object.is_leaving() {
                 if !object.is_deleted() {
                     let Some(object) = self.wish_absent(&self.snapshots, &object).await? else { continue };
+                    failpoint!("cluster.snapshot.old-wished");
                     self.snapshots.delete_this(&object).await?;
                     failpoint!("cluster.snapshot.old-deleted");
                 }
@@ -49,8 +48,7 @@ impl Controller {
                 }
             }
             if object.is_orphaned() {
-                let labels = json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } });
-                self.snapshots.patch(&object, labels).await?;
+                self.take_over(&self.snapshots, &object).await?;
                 failpoint!("cluster.snapshot.adopted");
                 continue;
             }
@@ -104,7 +102,9 @@ impl Controller {
                 }
                 Some(error) if error.is_final() => Some(Outcome::Trouble(error.after_commit())),
                 Some(error) => Some(Outcome::Trouble(error)),
-                None if object.phase() == Some(Phase::Lost) => Some(Outcome::Trouble(lost(object))),
+                None if object.phase() == Some(Phase::Lost) => {
+                    Some(Outcome::Trouble(lost(object).after_commit()))
+                }
                 None if object.phase() == Some(Phase::Ready) => snapshot_of(object).ok().map(Outcome::Done),
                 None => None,
             }

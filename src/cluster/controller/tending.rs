@@ -33,6 +33,7 @@ impl Controller {
 
     async fn tend_once(&self, service: &Service, with_all: bool) -> Result<()> {
         self.listed().await?;
+        self.machines.notice_returns();
         self.take_up().await?;
         if with_all {
             let (shares, handles) = self.shares_and_handles().await?;
@@ -49,7 +50,7 @@ impl Controller {
             return Ok(());
         }
         let handles = self.handles().await?;
-        for orphan in orphans.iter().filter(|one| !one.is_leaving()) {
+        for orphan in orphans.iter().filter(|one| !one.is_leaving() && one.was_there()) {
             match orphan.id() {
                 Ok(id) if handles.contains(&id.to_string()) => self.adopt(orphan).await?,
                 Ok(_) => {}

@@ -17,6 +17,9 @@ const BEAT: Duration = Duration::from_secs(1);
 /// How often the API server is asked itself, should the watch be behind or broken.
 const ASK: Duration = Duration::from_secs(5);
 
+/// For what the agent does at once: clearing away, letting go.
+pub(super) const LEAVING: Duration = Duration::from_secs(20);
+
 /// How it ended.
 #[derive(Debug)]
 pub(super) enum Ended<T> {

@@ -42,7 +42,8 @@ pub(super) fn find(arguments: &ObjectArgs) -> std::result::Result<Vec<Finding>, 
     if let Some(node) = &arguments.node {
         refuse_known(&cluster, node)?;
     }
-    let look = cluster.runtime.block_on(leftovers::find(&cluster.client));
+    let look = leftovers::find(&cluster.client, |what| eprintln!("wharf: {what}"));
+    let look = cluster.runtime.block_on(look);
     let mut found =
         look.map_err(|error| format!("the cluster cannot be looked through: {}", error.chain()))?;
     let is_given_up =
