@@ -10,7 +10,7 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use serde_json::{Value, json};
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 use wharf::cluster::api::Phase;
 
 #[test]
@@ -87,6 +87,32 @@ fn touch(stand: &Stand, name: &str) {
     stand.volumes().merge(&key(name), json!({ "metadata": { "labels": { "touched": now } } })).unwrap();
 }
 
+/// What was reported is read from the disk again, and the agent takes on again what it was made to let go.
+#[test]
+fn a_status_and_a_finalizer_that_are_wiped_come_back() {
+    let stand = Stand::new();
+    let name = unique("pvc");
+    let told = stand.ready(&name, json!({})).status.unwrap();
+    let image = fs::metadata(stand.image(&name)).unwrap().ino();
+    for wipe in ["status", "finalizers", "both"] {
+        if wipe != "finalizers" {
+            stand.volumes().merge_status(&key(&name), json!({ "status": null })).unwrap();
+        }
+        if wipe != "status" {
+            stand.volumes().merge(&key(&name), json!({ "metadata": { "finalizers": null } })).unwrap();
+        }
+        let back = stand.volumes().wait(&key(&name), "is as it was", 30, |volume| {
+            phase(volume) == Phase::Ready && is_accepted(volume)
+        });
+        let now = back.status.unwrap();
+        assert_eq!(
+            (&now.volume_id, &now.store, now.size_bytes),
+            (&told.volume_id, &told.store, told.size_bytes)
+        );
+        assert_eq!(fs::metadata(stand.image(&name)).unwrap().ino(), image, "{wipe}: made anew");
+    }
+}
+
 #[test]
 fn a_volume_in_use_is_not_deleted() {
     let stand = Stand::new();
@@ -125,18 +151,28 @@ fn rights_that_are_taken_away_and_given_back() {
     eventually("it says what it may not", 30, || stand.driver().log().contains("is forbidden"));
     assert!(!is_accepted(&stand.volumes().get(&key(&name)).unwrap()));
 
+    let namespace = stand.namespace.clone();
     let binding = || {
         bed.all::<ClusterRoleBinding>().create(json!({
             "metadata": { "name": role },
-            "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": stand.namespace }],
+            "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": namespace }],
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
         }))
     };
     binding();
     stand.volumes().wait(&key(&name), "is ready", 60, |volume| phase(volume) == Phase::Ready);
     bed.all::<ClusterRoleBinding>().delete(&role);
+    let account = format!("system:serviceaccount:{namespace}:agent");
+    let may = ["auth", "can-i", "get", "localvolumes.wharf.csi.dev", "--as", &account];
+    eventually("it may not any more", 30, || bed.try_kubectl(&may, "").is_err());
     stand.unwish(&name);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    eventually("it says of which it may not", 60, || {
+        let log = stand.driver().log();
+        log.lines().any(|line| line.contains(&key(&name)) && line.contains("is forbidden"))
+    });
+    assert!(stand.image(&name).exists(), "nothing is deleted for what may have been taken back");
+    assert!(stand.driver().ended().is_none());
+    stand.driver().co().probe().unwrap();
     binding();
     stand.volumes().wait_gone(&key(&name), 60);
     assert!(!stand.directory(&name).exists());

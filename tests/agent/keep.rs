@@ -217,7 +217,7 @@ fn kinds_that_are_deleted_and_an_api_server_that_is_away() {
     assert_eq!(names.iter().map(|name| sum(&stand, name)).collect::<Vec<_>>(), sums);
 
     // Without an API server the node serves its volumes.
-    let Stand { driver, node, namespace, pool, .. } = stand;
+    let Stand { driver, node, namespace, pool, program, .. } = stand;
     let mut driver = driver.unwrap();
     let id = format!("local-{}.{node}", key(&names[1]));
     let staging = tempfile::tempdir().unwrap();
@@ -227,7 +227,7 @@ fn kinds_that_are_deleted_and_an_api_server_that_is_away() {
         co.unstage(&id, staging.path()).unwrap();
     });
     assert!(driver.ended().is_none());
-    let stand = Stand { driver: Some(driver), bed: &bed, node, namespace, pool };
+    let stand = Stand { driver: Some(driver), bed: &bed, node, namespace, pool, program };
     stand.ready(&unique("pvc"), json!({}));
     stand.unwish(&names[1]);
     stand.volumes().wait_gone(&key(&names[1]), 30);

@@ -28,6 +28,7 @@ pub struct Stand<'a> {
     pub node: String,
     pub namespace: String,
     pub pool: Pool,
+    pub program: PathBuf,
 }
 
 /// Applies the kinds.
@@ -43,12 +44,17 @@ pub fn serve_kinds(bed: &Bed) {
 impl Stand<'static> {
     /// On the API server that all tests share.
     pub fn new() -> Self {
+        let mut stand = Self::idle();
+        stand.start(&[]);
+        stand
+    }
+
+    /// The same before its driver has started.
+    pub fn idle() -> Self {
         static KINDS: std::sync::Once = std::sync::Once::new();
         let bed = Bed::shared();
         KINDS.call_once(|| serve_kinds(bed));
-        let mut stand = Self::without_driver(bed);
-        stand.start(&[]);
-        stand
+        Self::without_driver(bed)
     }
 }
 
@@ -56,7 +62,8 @@ impl<'a> Stand<'a> {
     pub fn without_driver(bed: &'a Bed) -> Self {
         let namespace = bed.namespace("agent");
         let pool = Pool::new(Kind::Xfs, 1024 * MIB);
-        Self { driver: None, bed, node: unique("node"), namespace, pool }
+        let program = env!("CARGO_BIN_EXE_wharf").into();
+        Self { driver: None, bed, node: unique("node"), namespace, pool, program }
     }
 
     pub fn start(&mut self, environment: &[(&str, &str)]) {
@@ -70,7 +77,7 @@ impl<'a> Stand<'a> {
     }
 
     pub fn spawn_with(&self, kubeconfig: &Path, environment: &[(&str, &str)]) -> Driver {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+        let mut command = Command::new(&self.program);
         command
             .args(["node", "--register", "false", "--log-level", "info,wharf::cluster=debug", "--node-id"])
             .arg(&self.node)
