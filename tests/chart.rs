@@ -426,6 +426,24 @@ fn notes_tell_the_first_claim() {
     assert!(!notes.contains("crds.yaml") && !notes.contains("Snapshots are off"), "{notes}");
 }
 
+#[test]
+fn the_default_classes_bind_as_they_are_meant_to() {
+    let nfs =
+        ["server=nas.example.com", "share=/export"].map(|value| format!("--set=storageClasses.nfs.{value}"));
+    let all = objects(&rendered("storage", &nfs));
+    let classes: Vec<_> = all
+        .iter()
+        .filter(|object| kind(object) == "StorageClass")
+        .map(|class| (id(class), class["volumeBindingMode"].as_str().unwrap()))
+        .collect();
+    let meant = [
+        ("wharf-local", "WaitForFirstConsumer"),
+        ("wharf-local-restore", "Immediate"),
+        ("wharf-nfs", "Immediate"),
+    ];
+    assert_eq!(classes, meant);
+}
+
 /// What `make test-placement` and `make e2e` run is built from these modules.
 #[test]
 fn the_sidecars_are_those_that_the_cluster_tests_run() {

@@ -86,41 +86,25 @@ impl Bed {
 
     /// Starts the provisioner with the flags that the chart gives it, as the place's pod, on a driver's socket.
     pub fn provisioner(&self, place: &Place, socket: &Path) -> Process {
-        let command = self.sidecar(
-            "csi-provisioner",
-            place,
-            socket,
-            &[
-                "--extra-create-metadata",
-                "--immediate-topology=false",
-                "--enable-capacity",
-                "--capacity-ownerref-level=2",
-                "--capacity-threads=8",
-                "--kube-api-capacity-qps=20",
-                "--timeout=60s",
-                "--retry-interval-max=30s",
-                "--kube-api-qps=100",
-                "--kube-api-burst=200",
-            ],
-        );
+        let command = self.sidecar("csi-provisioner", place, socket);
         self.run(&format!("csi-provisioner-{}", place.pod.name_any()), &command)
     }
 
-    /// A sidecar's command line. Who leads is told apart by the host's name: it gets its pod's.
-    pub fn sidecar(&self, name: &str, place: &Place, socket: &Path, flags: &[&str]) -> Command {
+    /// A sidecar's command line, as the chart has it. Who leads is told apart by the host's name: it gets its pod's.
+    fn sidecar(&self, name: &str, place: &Place, socket: &Path) -> Command {
         let pod = place.pod.name_any();
         let mut command = Command::new("unshare");
         command
             .args(["--uts", "sh", "-c", "echo \"$0\" >/proc/sys/kernel/hostname && exec \"$@\"", &pod])
             .arg(program(name).get_program())
-            .args(["-v=4", "--leader-election"])
+            .arg("-v=4")
             .arg(format!("--leader-election-namespace={}", place.namespace))
             .arg(flag("--csi-address", socket))
             .arg(flag(
                 "--kubeconfig",
                 &self.kubeconfig_of(&place.namespace, &place.account, Bound::Pod(&place.pod)),
             ))
-            .args(flags)
+            .args(flags_in_manifests(name))
             .env("POD_NAME", &pod)
             .env("NAMESPACE", &place.namespace);
         command
@@ -156,6 +140,18 @@ impl Bed {
             "metadata": { "name": name }, "subjects": subjects, "roleRef": role("Role"),
         }));
     }
+}
+
+/// All that a container of deploy/wharf.yaml is started with, but for the socket's path.
+fn flags_in_manifests(container: &str) -> Vec<String> {
+    let text = include_str!("../../deploy/wharf.yaml");
+    let (_, own) = text.split_once(&format!("- name: {container}\n")).unwrap();
+    let (_, arguments) = own.split_once("args:\n").unwrap();
+    let lines = arguments.lines().map(str::trim).take_while(|line| line.starts_with(['-', '#']));
+    let flags = lines.filter_map(|line| line.strip_prefix("- ").filter(|flag| flag.starts_with("--")));
+    let flags: Vec<_> = flags.filter(|flag| !flag.starts_with("--csi-address")).map(str::to_owned).collect();
+    assert!(flags.contains(&"--leader-election".to_owned()) && flags.len() > 4, "{container}: {flags:?}");
+    flags
 }
 
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
