@@ -53,10 +53,7 @@ async fn serve(arguments: &ControllerArgs) -> Result<(), String> {
     let mut metrics = Metrics::new(Arc::clone(&service));
     controller.register(metrics.registry());
     let tended = Arc::clone(&service);
-    task::spawn(async move {
-        find(&owner, &client).await;
-        controller.tend(tended).await;
-    });
+    task::spawn(async move { tokio::join!(find(&owner, &client), controller.tend(tended)) });
     let role = Role {
         endpoint: &arguments.role.endpoint,
         driver_name: &arguments.role.driver_name,

@@ -163,7 +163,8 @@ pub fn cpu_time(whose: Whose) -> Duration {
 pub fn resident_bytes() -> Result<u64> {
     let text = std::fs::read_to_string(STATUS).at("read", STATUS)?;
     let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
-    Ok(kilobytes.and_then(|text| text.parse::<u64>().ok()).unwrap_or_default() * 1024)
+    let kilobytes = kilobytes.and_then(|text| text.parse::<u64>().ok());
+    Ok(kilobytes.ok_or_else(|| io::Error::other("it has no VmRSS")).at("read", STATUS)? * 1024)
 }
 
 /// Gives memory back to the kernel that this process has freed and its allocator has kept. Only glibc keeps so much that

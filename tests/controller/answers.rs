@@ -186,6 +186,37 @@ fn an_attempt_on_a_node_that_is_gone_is_made_elsewhere_although_it_may_be_there(
     assert_eq!(node_of(&volume), other.node);
 }
 
+/// Where it was to be cut nobody can: whoever asks is told, and nothing of it stays.
+#[test]
+fn a_snapshot_on_a_node_that_is_gone_comes_to_an_end() {
+    for is_deleted in [false, true] {
+        let rig = Rig::new();
+        let gone = rig.served(9 * GIB, Manner::Serves);
+        let driver = rig.driver(&[]);
+        let mut co = driver.co();
+        let origin = co.create(&unique("pvc"), &rig.spec()).unwrap().volume_id;
+        gone.behave(Manner::Accepts);
+        let cut = unique("snapshot");
+        let disk = thread::scope(|scope| {
+            let waiting = scope.spawn(|| driver.co().snapshot(&cut, &origin));
+            eventually("it is taken on", 10, || {
+                rig.snapshots().get(&key(&cut)).is_some_and(|snapshot| !snapshot.finalizers().is_empty())
+            });
+            if is_deleted {
+                // As a withdrawal that nobody could end.
+                rig.snapshots().delete(&key(&cut));
+            }
+            let disk = die(&rig, gone);
+            waiting.join().unwrap().unwrap_err();
+            disk
+        });
+        let status = to_the_end(40, || co.snapshot(&cut, &origin)).unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(rig.snapshots().get(&key(&cut)).is_none(), "deleted: {is_deleted}");
+        assert!(disk.lock().unwrap().len() == 1, "the volume is there");
+    }
+}
+
 /// What its agent has found and not yet reported is neither taken up nor given up: nothing else tells that it was there.
 #[test]
 fn what_was_found_and_not_reported_is_left_alone() {

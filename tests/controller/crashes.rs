@@ -14,18 +14,18 @@ use wharf::{cluster::api::LocalVolume, error::Error};
 
 /// Every failpoint of the controller is in one of these.
 const CREATE: [&str; 2] = ["cluster.create.placed", "cluster.create.written"];
-const CREATE_REFUSED: [&str; 2] = ["cluster.create.failed", "cluster.create.withdrawn"];
+const CREATE_REFUSED: [&str; 2] = ["cluster.create.failed", "cluster.withdrawn"];
 const CREATE_STALE: [&str; 1] = ["cluster.create.stale"];
 const CREATE_ANEW: [&str; 2] = ["cluster.create.old-wished", "cluster.create.old-deleted"];
 const CREATE_FOUND: [&str; 1] = ["cluster.create.adopted"];
 const CREATE_ELSEWHERE: [&str; 1] = ["cluster.create.given-up"];
-const CREATE_FROM_GONE: [&str; 2] = ["cluster.create.released", "cluster.create.let-go"];
+const CREATE_FROM_GONE: [&str; 2] = ["cluster.released", "cluster.let-go"];
 const DELETE: [&str; 3] = ["cluster.delete.wished", "cluster.delete.deleted", "cluster.delete.gone"];
 const DELETE_LOST: [&str; 2] = ["cluster.delete.no-object", "cluster.delete.stand-in"];
 const EXPAND: [&str; 1] = ["cluster.expand.wished"];
 const EXPAND_REFUSED: [&str; 2] = ["cluster.expand.refused", "cluster.expand.taken-back"];
 const SNAPSHOT: [&str; 2] = ["cluster.snapshot.placed", "cluster.snapshot.written"];
-const SNAPSHOT_REFUSED: [&str; 2] = ["cluster.snapshot.failed", "cluster.snapshot.withdrawn"];
+const SNAPSHOT_REFUSED: [&str; 2] = ["cluster.snapshot.failed", "cluster.withdrawn"];
 const SNAPSHOT_STALE: [&str; 1] = ["cluster.snapshot.stale"];
 const SNAPSHOT_ANEW: [&str; 2] = ["cluster.snapshot.old-wished", "cluster.snapshot.old-deleted"];
 const SNAPSHOT_FOUND: [&str; 1] = ["cluster.snapshot.adopted"];

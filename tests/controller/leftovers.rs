@@ -228,6 +228,14 @@ fn an_unclaimed_volume_is_listed_and_stays() {
         assert_eq!(found_on(&rig, &agent.node, arguments), BTreeSet::from([row.clone()]));
     }
     assert!(agent.holds(&key(&name)));
+    // What an agent has found is listed too, as long as nobody asks for it.
+    agent.behave(Manner::Sleeps);
+    let label = json!({ "metadata": { "labels": { "wharf.csi.dev/orphaned": "true" } } });
+    let orphaned = json!({ "status": { "phase": "Orphaned", "conditions": [] } });
+    rig.volumes().merge(&key(&name), label).unwrap();
+    rig.volumes().merge_status(&key(&name), orphaned).unwrap();
+    let orphan = ("orphaned volume".to_owned(), format!("localvolume/{}", key(&name)), false, false);
+    assert_eq!(found_on(&rig, &agent.node, &["--cluster"]), BTreeSet::from([orphan]));
     let table = gc(&rig, &["--cluster"]);
     let text = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.status.success() && text.contains("make one to use or delete the data"), "{text}");

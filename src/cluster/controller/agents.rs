@@ -3,7 +3,10 @@
 //! A renewal counts from the moment at which it was seen here, so the clocks of nodes do not matter, but for what was
 //! there before this process: there the Lease's own time has to do.
 
-use super::{mirror::Complaints, objects::get};
+use super::{
+    mirror::Complaints,
+    objects::{chain, get},
+};
 use crate::error::Result;
 use futures_util::StreamExt;
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
@@ -57,6 +60,8 @@ struct Seen {
     settling: Option<Instant>,
     /// Those of a list that is still coming in.
     listing: Vec<String>,
+    /// Why nothing has been listed yet, as far as that is known.
+    trouble: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +85,7 @@ impl Agents {
                 match event {
                     Ok(event) => lock(&notes).take(event, Instant::now(), Timestamp::now()),
                     Err(error) => {
-                        lock(&notes).interrupted(Instant::now());
+                        lock(&notes).interrupted(Instant::now(), chain(&error));
                         complaints.add("leases", &error);
                     }
                 }
@@ -89,8 +94,10 @@ impl Agents {
         Self { api, seen, task }
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        lock(&self.seen).listed
+    /// Why they have not been listed yet, as far as that is known; `None`: they have.
+    pub(super) fn why_unlisted(&self) -> Option<String> {
+        let seen = lock(&self.seen);
+        (!seen.listed).then(|| seen.trouble.clone())
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -153,8 +160,9 @@ impl Seen {
 
     /// Nothing is heard for a while, and agents may not be heard either. A watch that is taken up where it was
     /// interrupted does not say so.
-    fn interrupted(&mut self, now: Instant) {
-        self.settling = self.listed.then(|| now + INTERRUPTED + SETTLING);
+    fn interrupted(&mut self, now: Instant, why: String) {
+        self.trouble = why;
+        self.settling = Some(now + INTERRUPTED + SETTLING);
     }
 
     fn note(&mut self, lease: &Lease, watched: bool, now: Instant, clock: Timestamp) {
@@ -273,7 +281,7 @@ mod tests {
         assert_eq!(seen.of("a", again + SETTLING), Liveness::Dead);
         // The watch need not be made anew for it.
         let later = again + 600 * SECOND;
-        seen.interrupted(later);
+        seen.interrupted(later, String::new());
         assert_eq!(seen.of("a", later + INTERRUPTED), Liveness::Unknown);
         seen.take(Event::Apply(lease("b", clock)), later + INTERRUPTED, clock);
         assert_eq!(seen.of("a", later + INTERRUPTED), Liveness::Unknown, "the others come one by one");

@@ -203,7 +203,7 @@ impl Controller {
         if let Err(error) = compare(request, wish, object) {
             // Nothing is there that it could be incompatible with.
             return match object.has_failed() {
-                true => Ok(match self.withdraw(object).await? {
+                true => Ok(match self.withdraw(&self.volumes, object).await? {
                     true => Step::Again,
                     false => return Err(still_running::<LocalVolume>(&object.name_any())),
                 }),
@@ -211,7 +211,7 @@ impl Controller {
             };
         }
         if object.is_orphaned() {
-            if !self.give_up_with_node(object).await? {
+            if object.was_there() || !self.release(object).await? {
                 self.adopt(object).await?;
             }
             return Ok(Step::Again);
@@ -241,7 +241,7 @@ impl Controller {
                 }
                 Verdict::Failed(error) => {
                     failpoint!("cluster.create.failed");
-                    match self.withdraw(&object).await? {
+                    match self.withdraw(&self.volumes, &object).await? {
                         true => Ok(Step::Withdrawn(object.node_name().to_owned(), error)),
                         false => Err(error.after_commit()),
                     }
@@ -255,10 +255,13 @@ impl Controller {
             Ended::Gone => Ok(Step::Again),
             Ended::Dead => match self.volumes.get(&name).await? {
                 Some(object) if object.is_leaving() => Ok(Step::Again),
-                Some(object) if object.is_accepted() => match self.give_up_with_node(&object).await? {
-                    true => Ok(Step::Again),
-                    false => Err(nobody(&object)),
-                },
+                Some(object) if object.is_accepted() => {
+                    let gone = !object.was_there() && self.is_gone_for_good(object.node_name()).await?;
+                    match gone && self.release(&object).await? {
+                        true => Ok(Step::Again),
+                        false => Err(nobody(&object)),
+                    }
+                }
                 Some(object) => self.withdraw_from_silent(&object).await,
                 None => Ok(Step::Again),
             },

@@ -31,12 +31,14 @@ const DELETING: Duration = Duration::from_secs(50);
 const OLD_ANSWER: Duration = Duration::from_secs(3);
 
 /// What the driver's name for a volume or snapshot is where nothing but its id is known any more.
-pub(super) const UNKNOWN: &str = "unknown";
+const UNKNOWN: &str = "unknown";
 
 /// Takes the place of an object that is lost.
 pub(super) trait StandIn: LocalObject {
     /// Has the node's agent delete what it may still have.
     fn stand_in(key: Key, node_name: &str) -> Self;
+    /// Whether it is one.
+    fn is_stand_in(&self) -> bool;
 }
 
 impl StandIn for LocalVolume {
@@ -55,6 +57,10 @@ impl StandIn for LocalVolume {
         };
         with_finalizer(Self::new(&key.to_string(), spec))
     }
+
+    fn is_stand_in(&self) -> bool {
+        self.spec.name == UNKNOWN
+    }
 }
 
 impl StandIn for LocalSnapshot {
@@ -66,6 +72,10 @@ impl StandIn for LocalSnapshot {
             desired: Desired::Absent,
         };
         with_finalizer(Self::new(&key.to_string(), spec))
+    }
+
+    fn is_stand_in(&self) -> bool {
+        self.spec.name == UNKNOWN
     }
 }
 
@@ -180,11 +190,11 @@ impl Controller {
     /// Two nodes cannot have objects of one name. It is not this id that the object stands for, so it is left alone.
     async fn refuse_elsewhere<K: LocalObject>(&self, object: &K, node: &NodeName, id: &str) -> Result<()> {
         self.listed().await?;
-        let named = self.node_called(node)?;
+        let named = self.node_called(node).unwrap_or_else(|_| node.as_str().to_owned());
         if self.is_gone_for_good(&named).await? {
             tracing::warn!(
                 id,
-                "deleted on a node that is gone; should it come back, `wharf gc` shows there what is left of it"
+                "deleted on a node that is gone; should it come back, `wharf volumes` shows there what is left of it"
             );
             return Ok(());
         }

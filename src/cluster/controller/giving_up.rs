@@ -3,8 +3,9 @@
 
 use super::{
     Controller,
+    agents::Liveness,
     create::Step,
-    delete::UNKNOWN,
+    delete::StandIn,
     objects::{Deleted, Objects},
     wait::{LEAVING, nobody, still_running},
 };
@@ -19,13 +20,13 @@ use serde_json::json;
 impl Controller {
     /// Takes an object of which nothing is left on its node away. No data goes with it: the wish stays `Present`.
     /// `Ok(false)`: it is still there.
-    pub(super) async fn withdraw(&self, object: &LocalVolume) -> Result<bool> {
-        match self.volumes.delete_unchanged(object).await? {
+    pub(super) async fn withdraw<K: LocalObject>(&self, objects: &Objects<K>, object: &K) -> Result<bool> {
+        match objects.delete_unchanged(object).await? {
             Deleted::Gone => Ok(true),
             Deleted::Changed => Ok(false),
             Deleted::Leaving => {
-                failpoint!("cluster.create.withdrawn");
-                self.wait_gone(&self.volumes, object, LEAVING).await
+                failpoint!("cluster.withdrawn");
+                self.wait_gone(objects, object, LEAVING).await
             }
         }
     }
@@ -37,39 +38,26 @@ impl Controller {
             failpoint!("cluster.create.old-wished");
             self.volumes.delete_this(&object).await?;
             failpoint!("cluster.create.old-deleted");
-        } else if self.is_stranded(object).await? {
-            self.let_go(object).await?;
+        } else if self.is_stranded(object).await?
+            && !self.has_persistent_volume(&object.id()?.to_string()).await?
+        {
+            self.let_go(&self.volumes, object).await?;
             return Ok(Step::Again);
         }
-        match self.wait_gone(&self.volumes, object, LEAVING).await? {
-            true => Ok(Step::Again),
-            false => Err(Error::Busy(format!(
-                "volume {} is being deleted on node {}; the same request later makes it anew",
-                object.name_any(),
-                object.node_name()
-            ))),
-        }
+        self.wait_until_out(&self.volumes, object).await?;
+        Ok(Step::Again)
     }
 
-    /// Given up by [`Self::release`], on a node that is gone for good: nobody there lets it go. A deletion that somebody has
-    /// asked for stays, for the node to carry out should it come back.
-    async fn is_stranded(&self, object: &LocalVolume) -> Result<bool> {
-        if !object.is_accepted() || !self.is_gone_for_good(object.node_name()).await? {
-            return Ok(false);
-        }
+    /// Given up before, on a node that is gone for good: nobody there lets it go. A deletion that somebody has asked for
+    /// stays, for the node to carry out should it come back.
+    pub(super) async fn is_stranded<K: StandIn>(&self, object: &K) -> Result<bool> {
         let is_asked_for =
-            object.desired() == Desired::Absent && (!is_an_attempt(object) || object.spec.name == UNKNOWN);
-        Ok(!is_asked_for && !self.has_persistent_volume(&object.id()?.to_string()).await?)
+            object.desired() == Desired::Absent && (!is_an_attempt(object) || object.is_stand_in());
+        Ok(object.is_accepted() && !is_asked_for && self.is_gone_for_good(object.node_name()).await?)
     }
 
-    /// Gives up what nobody has been told of, with a node that is gone for good.
-    pub(super) async fn give_up_with_node(&self, object: &LocalVolume) -> Result<bool> {
-        let gone = !object.was_there() && self.is_gone_for_good(object.node_name()).await?;
-        Ok(gone && self.release(object).await?)
-    }
-
-    /// Gives a name up that sits on a node where it may not be. Only what nobody can have data in: a volume that was
-    /// never ready, or whose Node is gone, and that no PersistentVolume names.
+    /// Gives a volume's name up on its node. Only what nobody can have data in: what was never ready, or whose Node is
+    /// gone, and what no PersistentVolume names. `Ok(false)`: it is not to be given up.
     pub(super) async fn release(&self, object: &LocalVolume) -> Result<bool> {
         let gone = self.is_gone_for_good(object.node_name()).await?;
         if !is_an_attempt(object) && !gone {
@@ -79,19 +67,11 @@ impl Controller {
             return Ok(false);
         }
         if gone || !object.is_accepted() {
-            // As it was read: its agent may have come back.
-            return match self.volumes.delete_unchanged(object).await? {
-                Deleted::Changed => Err(still_running::<LocalVolume>(&object.name_any())),
-                Deleted::Gone => Ok(true),
-                Deleted::Leaving => {
-                    failpoint!("cluster.create.released");
-                    self.let_go(object).await.map(|()| true)
-                }
-            };
+            return self.drop_unchanged(&self.volumes, object).await.map(|()| true);
         }
         if object.has_failed() {
             // Without a wish about data: that of somebody else may be why it has failed.
-            return match self.withdraw(object).await? {
+            return match self.withdraw(&self.volumes, object).await? {
                 true => Ok(true),
                 false => Err(still_running::<LocalVolume>(&object.name_any())),
             };
@@ -110,16 +90,32 @@ impl Controller {
         }
     }
 
+    /// Deletes it as it was read: its agent may have come back. No data goes with it.
+    pub(super) async fn drop_unchanged<K: LocalObject>(
+        &self,
+        objects: &Objects<K>,
+        object: &K,
+    ) -> Result<()> {
+        match objects.delete_unchanged(object).await? {
+            Deleted::Changed => Err(still_running::<K>(&object.name_any())),
+            Deleted::Gone => Ok(()),
+            Deleted::Leaving => {
+                failpoint!("cluster.released");
+                self.let_go(objects, object).await
+            }
+        }
+    }
+
     /// Takes the agent's finalizer off an object whose Node is gone for good.
-    async fn let_go(&self, object: &LocalVolume) -> Result<()> {
-        let Some(now) = self.volumes.get(&object.name_any()).await? else { return Ok(()) };
+    pub(super) async fn let_go<K: LocalObject>(&self, objects: &Objects<K>, object: &K) -> Result<()> {
+        let Some(now) = objects.get(&object.name_any()).await? else { return Ok(()) };
         let is_another = now.uid() != object.uid() || now.desired() != object.desired();
         if is_another || !self.is_gone_for_good(now.node_name()).await? {
             return Ok(());
         }
         let others: Vec<_> = now.finalizers().iter().filter(|one| *one != FINALIZER).collect();
-        self.volumes.patch(&now, json!({ "metadata": { "finalizers": others } })).await?;
-        failpoint!("cluster.create.let-go");
+        objects.patch(&now, json!({ "metadata": { "finalizers": others } })).await?;
+        failpoint!("cluster.let-go");
         Ok(())
     }
 
@@ -135,10 +131,13 @@ impl Controller {
     pub(super) async fn take_over<K: LocalObject>(&self, objects: &Objects<K>, object: &K) -> Result<()> {
         let (noun, name, node) = (K::NOUN, object.name_any(), object.node_name());
         if !object.was_there() {
-            return Err(Error::Busy(format!(
-                "{noun} {name} was found on node {node}, and the agent there has yet to report it; the same request \
-                 again takes it up"
-            )));
+            return match self.agents.look(node).await? {
+                Liveness::Dead => Err(nobody(object)),
+                Liveness::Alive | Liveness::Unknown => Err(Error::Busy(format!(
+                    "{noun} {name} was found on node {node}, and the agent there has yet to report it; the same \
+                     request again takes it up"
+                ))),
+            };
         }
         tracing::info!(noun, name, node, "found on a disk, and asked for");
         let labels = json!({ "metadata": { "labels": { ORPHANED_LABEL: null } } });
@@ -147,6 +146,6 @@ impl Controller {
 }
 
 /// All there can be is an attempt, which nobody has been told of; what an agent has found is more than that.
-fn is_an_attempt(object: &LocalVolume) -> bool {
+fn is_an_attempt<K: LocalObject>(object: &K) -> bool {
     !object.was_there() && !object.is_orphaned()
 }

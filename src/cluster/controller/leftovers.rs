@@ -1,5 +1,5 @@
-//! What the objects of a cluster say that somebody should look at, for a command: volumes that nothing names, and
-//! tombstones. Without a watch, and without the controller.
+//! What the objects of a cluster say that somebody should look at, for a command: volumes that nothing names, what agents
+//! have found, and tombstones. Without a watch, and without the controller.
 
 use super::objects::{Deleted, answer, delete, every, get, patch};
 use crate::{
@@ -32,6 +32,8 @@ pub struct Leftover {
 pub enum What {
     /// The controller says that nothing names it.
     Unclaimed,
+    /// An agent has found it on its disk, and nobody has asked for it since.
+    Orphaned,
     /// It is deleted, and its node is gone: there is nobody who would purge the data and let the object go.
     Tombstone,
 }
@@ -99,6 +101,7 @@ fn of_volume(object: LocalVolume) -> Option<Leftover> {
             let since = object.condition(UNCLAIMED).and_then(|condition| at(&condition.last_transition_time));
             (What::Unclaimed, since)
         }
+        Desired::Present if is_orphaned(&object) => (What::Orphaned, announced(&object)),
         Desired::Present => return None,
     };
     let node = object.node_name().to_owned();
@@ -106,13 +109,22 @@ fn of_volume(object: LocalVolume) -> Option<Leftover> {
 }
 
 fn of_snapshot(object: LocalSnapshot) -> Option<Leftover> {
-    (object.desired() == Desired::Absent).then(|| Leftover {
-        what: What::Tombstone,
-        node: object.node_name().to_owned(),
-        bytes: None,
-        since: deleted(&object),
-        object: Object::Snapshot(Box::new(object)),
-    })
+    let (what, since) = match object.desired() {
+        Desired::Absent => (What::Tombstone, deleted(&object)),
+        Desired::Present if is_orphaned(&object) => (What::Orphaned, announced(&object)),
+        Desired::Present => return None,
+    };
+    let node = object.node_name().to_owned();
+    Some(Leftover { what, node, bytes: None, since, object: Object::Snapshot(Box::new(object)) })
+}
+
+/// One that is on its way out is announced again, if there is anything.
+fn is_orphaned<K: LocalObject>(object: &K) -> bool {
+    object.is_orphaned() && !object.is_deleted()
+}
+
+fn announced<K: LocalObject>(object: &K) -> Option<SystemTime> {
+    object.meta().creation_timestamp.as_ref().and_then(at)
 }
 
 fn deleted<K: LocalObject>(object: &K) -> Option<SystemTime> {

@@ -40,7 +40,7 @@ type Objects<K> = HashMap<String, Option<Arc<K>>>;
 struct Seen<K> {
     objects: RwLock<Objects<K>>,
     bells: Bells,
-    ready: AtomicBool,
+    listed: AtomicBool,
     /// Why nothing has been listed yet, as far as that is known.
     trouble: Mutex<String>,
 }
@@ -76,12 +76,9 @@ where
         Self { seen, task }
     }
 
-    /// Everything has been listed once. An error: it has not, and why, as far as that is known.
-    pub(super) fn is_ready(&self) -> Result<(), String> {
-        match self.seen.ready.load(Ordering::Acquire) {
-            true => Ok(()),
-            false => Err(self.seen.trouble().clone()),
-        }
+    /// Why they have not been listed yet, as far as that is known; `None`: they have.
+    pub(super) fn why_unlisted(&self) -> Option<String> {
+        (!self.seen.listed.load(Ordering::Acquire)).then(|| self.seen.trouble().clone())
     }
 
     /// Whether nobody watches any more, which only a bug can bring about.
@@ -119,7 +116,7 @@ impl<K> Default for Seen<K> {
         Self {
             objects: RwLock::default(),
             bells: Bells::default(),
-            ready: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
             trouble: Mutex::default(),
         }
     }
@@ -150,7 +147,7 @@ impl<K: Resource<DynamicType = ()>> Seen<K> {
             Event::InitDone => {
                 *self.write() = mem::take(listing);
                 self.trouble().clear();
-                self.ready.store(true, Ordering::Release);
+                self.listed.store(true, Ordering::Release);
                 self.bells.ring_all();
             }
             Event::Apply(object) => {

@@ -143,13 +143,13 @@ impl Controller {
 
     fn unlisted(&self) -> Vec<String> {
         let parts = [
-            ("localvolumes", self.volumes.mirror.is_ready()),
-            ("localsnapshots", self.snapshots.mirror.is_ready()),
-            ("storagenodes", self.offers.is_ready()),
-            ("nodes", self.machines.mirror.is_ready()),
-            ("leases", if self.agents.is_ready() { Ok(()) } else { Err(String::new()) }),
+            ("localvolumes", self.volumes.mirror.why_unlisted()),
+            ("localsnapshots", self.snapshots.mirror.why_unlisted()),
+            ("storagenodes", self.offers.why_unlisted()),
+            ("nodes", self.machines.mirror.why_unlisted()),
+            ("leases", self.agents.why_unlisted()),
         ];
-        let missing = parts.into_iter().filter_map(|(what, ready)| Some((what, ready.err()?)));
+        let missing = parts.into_iter().filter_map(|(what, why)| Some((what, why?)));
         missing
             .map(|(what, why)| if why.is_empty() { what.to_owned() } else { format!("{what} ({why})") })
             .collect()

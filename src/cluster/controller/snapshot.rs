@@ -3,8 +3,7 @@
 use super::{
     Controller,
     agents::Liveness,
-    objects::Deleted,
-    wait::{Ended, LEAVING, nobody, still_running},
+    wait::{Ended, nobody, still_running},
 };
 use crate::{
     cluster::api::{Desired, LocalObject, LocalSnapshot, LocalSnapshotSpec, Phase},
@@ -37,15 +36,24 @@ impl Controller {
                     failpoint!("cluster.snapshot.old-wished");
                     self.snapshots.delete_this(&object).await?;
                     failpoint!("cluster.snapshot.old-deleted");
+                } else if self.is_stranded(&object).await? {
+                    self.let_go(&self.snapshots, &object).await?;
+                    continue;
                 }
                 self.wait_until_out(&self.snapshots, &object).await?;
                 continue;
             }
             if let Err(error) = compare(&object, source) {
-                match object.has_failed() && self.clear(&object).await? {
-                    true => continue,
-                    false => return Err(error),
+                if !object.has_failed() {
+                    return Err(error);
                 }
+                match self.withdraw(&self.snapshots, &object).await? {
+                    true => continue,
+                    false => return Err(still_running::<LocalSnapshot>(&name)),
+                }
+            }
+            if self.give_up_with_node(&object).await? {
+                continue;
             }
             if object.is_orphaned() {
                 self.take_over(&self.snapshots, &object).await?;
@@ -76,7 +84,13 @@ impl Controller {
             )));
         }
         if self.agents.look(volume.node_name()).await? == Liveness::Dead {
-            return Err(nobody(&volume));
+            return Err(match self.is_gone_for_good(volume.node_name()).await? {
+                true => Error::Refused(format!(
+                    "node {}, where volume {source} lies, is gone: nothing can be cut there",
+                    volume.node_name()
+                )),
+                false => nobody(&volume),
+            });
         }
         let spec = LocalSnapshotSpec {
             node_name: volume.node_name().to_owned(),
@@ -115,7 +129,7 @@ impl Controller {
             Ended::Decided(Outcome::Trouble(error)) => Err(error),
             Ended::Decided(Outcome::Failed(error, object)) => {
                 failpoint!("cluster.snapshot.failed");
-                match self.clear(&object).await? {
+                match self.withdraw(&self.snapshots, &object).await? {
                     true => Err(error),
                     false => Err(error.after_commit()),
                 }
@@ -134,16 +148,13 @@ impl Controller {
         }
     }
 
-    /// Takes an object of which nothing is left on its node away; `Ok(false)`: it is still there.
-    async fn clear(&self, object: &LocalSnapshot) -> Result<bool> {
-        match self.snapshots.delete_unchanged(object).await? {
-            Deleted::Gone => Ok(true),
-            Deleted::Changed => Ok(false),
-            Deleted::Leaving => {
-                failpoint!("cluster.snapshot.withdrawn");
-                self.wait_gone(&self.snapshots, object, LEAVING).await
-            }
+    /// Gives up what nobody has been told of, with a node that is gone for good. Were it to come back, its agent would find
+    /// what there is.
+    async fn give_up_with_node(&self, object: &LocalSnapshot) -> Result<bool> {
+        if object.was_there() || !self.is_gone_for_good(object.node_name()).await? {
+            return Ok(false);
         }
+        self.drop_unchanged(&self.snapshots, object).await.map(|()| true)
     }
 }
 

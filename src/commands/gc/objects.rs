@@ -1,4 +1,4 @@
-//! Leftovers among a cluster's objects. Volumes that nothing names are shown and stay; tombstones go where somebody
+//! Leftovers among a cluster's objects. What nothing names is shown and stays; tombstones go where somebody
 //! says that their node never comes back.
 
 use super::{Finding, Row, Store};
@@ -75,6 +75,17 @@ impl InCluster {
             What::Unclaimed => (
                 "unclaimed volume".to_owned(),
                 Some("no PersistentVolume has its handle: make one to use or delete the data".to_owned()),
+            ),
+            What::Orphaned => (
+                format!("orphaned {}", self.leftover.noun()),
+                Some(format!(
+                    "found on its node, and nobody asks for it: make a {} with its handle to use or delete the data",
+                    if self.leftover.noun() == "volume" {
+                        "PersistentVolume"
+                    } else {
+                        "VolumeSnapshotContent"
+                    }
+                )),
             ),
             What::Tombstone => (
                 format!("tombstone of a {}", self.leftover.noun()),

@@ -135,9 +135,11 @@ impl Shares {
         self.remote.servers()
     }
 
-    /// As if a request had named it.
+    /// As if a request had named it; not before it is known whose volumes these are.
     pub fn look_after(&self, at: &At) {
-        self.uses(at);
+        if self.remote.owner().name().is_ok() {
+            self.uses(at);
+        }
     }
 
     /// Notes that a share is used; the first time what dead controllers left there is looked for.
