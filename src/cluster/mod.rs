@@ -10,4 +10,5 @@ pub mod client;
 pub mod controller;
 pub mod crds;
 mod events;
+mod quiet;
 mod translate;

@@ -53,6 +53,8 @@ async fn serve(arguments: &ControllerArgs) -> Result<(), String> {
     let mut metrics = Metrics::new(Arc::clone(&service));
     controller.register(metrics.registry());
     let tended = Arc::clone(&service);
+    let quiet = Arc::clone(&controller);
+    task::spawn(async move { quiet.stay_small().await });
     task::spawn(async move { tokio::join!(find(&owner, &client), controller.tend(tended)) });
     let role = Role {
         endpoint: &arguments.role.endpoint,

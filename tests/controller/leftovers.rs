@@ -227,6 +227,13 @@ fn an_unclaimed_volume_is_listed_and_stays() {
     for arguments in [&["--cluster"][..], &["--cluster", "--apply"]] {
         assert_eq!(found_on(&rig, &agent.node, arguments), BTreeSet::from([row.clone()]));
     }
+    let told = || {
+        let table = gc(&rig, &["--cluster"]);
+        assert!(table.status.success());
+        let text = String::from_utf8_lossy(&table.stdout).into_owned();
+        text.lines().find(|line| line.contains(&key(&name))).unwrap_or_default().to_owned()
+    };
+    assert!(told().contains("make one to use or delete the data"), "{}", told());
     assert!(agent.holds(&key(&name)));
     // What an agent has found is listed too, as long as nobody asks for it.
     agent.behave(Manner::Sleeps);
@@ -236,7 +243,5 @@ fn an_unclaimed_volume_is_listed_and_stays() {
     rig.volumes().merge_status(&key(&name), orphaned).unwrap();
     let orphan = ("orphaned volume".to_owned(), format!("localvolume/{}", key(&name)), false, false);
     assert_eq!(found_on(&rig, &agent.node, &["--cluster"]), BTreeSet::from([orphan]));
-    let table = gc(&rig, &["--cluster"]);
-    let text = String::from_utf8_lossy(&table.stdout).into_owned();
-    assert!(table.status.success() && text.contains("make one to use or delete the data"), "{text}");
+    assert!(told().contains("make a PersistentVolume with its handle"), "{}", told());
 }

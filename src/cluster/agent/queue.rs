@@ -1,6 +1,6 @@
 //! Work on objects: each on one at a time, many side by side, again after a while where it did not succeed.
 
-use crate::os;
+use crate::cluster::quiet::stay_small;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
     collections::HashMap,
@@ -8,9 +8,6 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::Notify, time};
-
-/// Work is over when none has ended for so long.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// How a piece of work went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,14 +94,9 @@ impl<W: Work> Queue<W> {
         tokio::spawn(run(Arc::clone(&self.0), name.to_owned(), changed));
     }
 
-    /// Gives back the memory that work has left behind, each time it is over, until it is dropped.
+    /// See [`stay_small`].
     pub async fn stay_small(&self) {
-        loop {
-            self.0.ended.notified().await;
-            while time::timeout(QUIET, self.0.ended.notified()).await.is_ok() {}
-            self.0.slots().shrink_to_fit();
-            os::host::give_memory_back();
-        }
+        stay_small(&self.0.ended, || self.0.slots().shrink_to_fit()).await;
     }
 }
 

@@ -5,9 +5,10 @@ use crate::{cluster::api::kubernetes::Node, error::Result, volume::NodeName};
 use kube::{Api, Client, Resource, ResourceExt};
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// All Nodes.
 #[derive(Debug)]
@@ -19,9 +20,9 @@ pub(super) struct Machines {
 }
 
 impl Machines {
-    pub(super) fn watch(client: Client) -> Self {
+    pub(super) fn watch(client: Client, quiet: &Arc<Notify>) -> Self {
         let api = Api::all(client.clone());
-        Self { api, mirror: Mirror::start(client, trim), missing: Mutex::default() }
+        Self { api, mirror: Mirror::start(client, quiet, trim), missing: Mutex::default() }
     }
 
     /// The name of the Node with this topology value; `None`: there is none now.

@@ -25,6 +25,8 @@ use tokio::{
     task::{self, JoinHandle},
 };
 
+/// Objects that are read at once.
+const PAGE: u32 = 100;
 /// A watch that fails is told of again after this time.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
@@ -55,17 +57,20 @@ impl<K> Mirror<K>
 where
     K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Watches until it is dropped; `trim` takes away what nobody asks for.
-    pub(super) fn start(client: Client, trim: impl Fn(&mut K) + Send + 'static) -> Self {
+    /// Watches until it is dropped, and notifies `quiet` of all that it hears; `trim` takes away what nobody asks for.
+    pub(super) fn start(client: Client, quiet: &Arc<Notify>, trim: impl Fn(&mut K) + Send + 'static) -> Self {
         let seen = Arc::new(Seen::default());
         let api = Api::<DeserializeGuard<K>>::all(client);
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-        let writer = Arc::clone(&seen);
+        let mut events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff().boxed();
+        let (writer, quiet) = (Arc::clone(&seen), Arc::clone(quiet));
         let task = task::spawn(async move {
             let (mut complaints, mut listing) = (Complaints::default(), HashMap::new());
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(event) => writer.take(event, &mut listing, &trim),
+                    Ok(event) => {
+                        writer.take(event, &mut listing, &trim);
+                        quiet.notify_one();
+                    }
                     Err(error) => {
                         complaints.add(&K::plural(&()), &error);
                         *writer.trouble() = chain(&error);

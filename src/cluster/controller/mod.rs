@@ -27,6 +27,7 @@ mod wait;
 use super::{
     api::{LocalSnapshot, LocalVolume, StorageNode, kubernetes::Node},
     events::Events,
+    quiet::stay_small,
 };
 use crate::{
     error::{Error, Result},
@@ -53,7 +54,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{runtime::Handle, time};
+use tokio::{runtime::Handle, sync::Notify, time};
 use unclaimed::Alone;
 
 /// For the first lists.
@@ -86,6 +87,8 @@ pub struct Controller {
     events: Events,
     alone: Alone,
     unanswered: Unanswered,
+    /// Notified of each call's end and of all that is heard.
+    quiet: Arc<Notify>,
 }
 
 impl fmt::Debug for Controller {
@@ -97,15 +100,16 @@ impl fmt::Debug for Controller {
 impl Controller {
     /// Begins to watch; inside a runtime.
     pub fn start(client: Client, settings: Settings) -> Self {
-        let offers = Mirror::start(client.clone(), |offer: &mut StorageNode| {
+        let quiet = Arc::<Notify>::default();
+        let offers = Mirror::start(client.clone(), &quiet, |offer: &mut StorageNode| {
             offer.managed_fields_mut().clear();
         });
         Self {
             runtime: Handle::current(),
-            volumes: Objects::new(client.clone()),
-            snapshots: Objects::new(client.clone()),
+            volumes: Objects::new(client.clone(), &quiet),
+            snapshots: Objects::new(client.clone(), &quiet),
             offers,
-            machines: Machines::watch(client.clone()),
+            machines: Machines::watch(client.clone(), &quiet),
             agents: Agents::watch(client.clone(), &settings.namespace),
             flights: Flights::default(),
             // The host tells two of them apart: they never share one.
@@ -114,12 +118,20 @@ impl Controller {
             unanswered: Unanswered::default(),
             settings,
             client,
+            quiet,
         }
+    }
+
+    /// See [`stay_small`].
+    pub async fn stay_small(&self) {
+        stay_small(&self.quiet, || {}).await;
     }
 
     /// Called on threads that may block.
     fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.runtime.block_on(work)
+        let outcome = self.runtime.block_on(work);
+        self.quiet.notify_one();
+        outcome
     }
 
     /// Before everything is listed once, nothing can be said of it: after a start that is a moment.

@@ -15,7 +15,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{fmt, future::Future, sync::Arc, time::Duration};
-use tokio::time;
+use tokio::{sync::Notify, time};
 
 /// An API server that takes longer for one request is as good as away.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -43,8 +43,11 @@ pub(super) enum Deleted {
 }
 
 impl<K: LocalObject> Objects<K> {
-    pub(super) fn new(client: Client) -> Self {
-        Self { api: Api::all(client.clone()), mirror: Mirror::start(client, |object: &mut K| trim(object)) }
+    pub(super) fn new(client: Client, quiet: &Arc<Notify>) -> Self {
+        Self {
+            api: Api::all(client.clone()),
+            mirror: Mirror::start(client, quiet, |object: &mut K| trim(object)),
+        }
     }
 
     /// As the API server has it now.
