@@ -4,7 +4,7 @@
 use crate::{
     agent::{Agent, Disk, Manner},
     bed::unique,
-    rig::{GIB, Rig, create_within, key, node_of, to_the_end, within},
+    rig::{GIB, Rig, create_within, key, named, node_of, to_the_end, within},
     support::{co::Co, eventually},
 };
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -110,15 +110,10 @@ fn what_a_persistent_volume_names_is_not_given_up_with_its_node() {
     let (gone, other) = (rig.served(9 * GIB, Manner::Serves), rig.served(2 * GIB, Manner::Serves));
     let driver = rig.driver(&[]);
     let mut co = driver.co();
-    let (named, free) = (unique("pvc"), unique("pvc"));
-    let ids = [&named, &free]
+    let (claimed, free) = (unique("pvc"), unique("pvc"));
+    let ids = [&claimed, &free]
         .map(|name| create_within(&mut co, name, &rig.spec(), &[&gone.node]).unwrap().volume_id);
-    rig.bed.all::<PersistentVolume>().create(json!({
-        "metadata": { "name": named },
-        "spec": { "capacity": { "storage": "1Mi" }, "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "csi": { "driver": "wharf.csi.dev", "volumeHandle": ids[0] } },
-    }));
+    rig.bed.all::<PersistentVolume>().create(named(&claimed, &ids[0]));
     let disk = die(&rig, gone);
     // The grace is over when the one that nothing names is made elsewhere.
     eventually("the free name is released", 30, || {
@@ -126,13 +121,13 @@ fn what_a_persistent_volume_names_is_not_given_up_with_its_node() {
             .is_ok_and(|volume| node_of(&volume) == other.node)
     });
     for _ in 0..2 {
-        let status = create_within(&mut co, &named, &rig.spec(), &[&other.node]).unwrap_err();
+        let status = create_within(&mut co, &claimed, &rig.spec(), &[&other.node]).unwrap_err();
         assert_eq!(status.code(), Code::AlreadyExists, "{status}");
     }
-    let object = rig.volumes().get(&key(&named)).unwrap();
+    let object = rig.volumes().get(&key(&claimed)).unwrap();
     assert_eq!(object.status.unwrap().phase, Phase::Ready);
-    assert!(!other.holds(&key(&named)) && disk.lock().unwrap().contains_key(&key(&named)));
-    rig.bed.all::<PersistentVolume>().delete(&named);
+    assert!(!other.holds(&key(&claimed)) && disk.lock().unwrap().contains_key(&key(&claimed)));
+    rig.bed.all::<PersistentVolume>().delete(&claimed);
 }
 
 fn die(rig: &Rig, agent: Agent) -> Disk {

@@ -4,7 +4,7 @@
 use crate::{
     agent::Manner,
     bed::{Bed, unique},
-    rig::{GIB, Rig, define_kinds, key, to_the_end},
+    rig::{GIB, Rig, define_kinds, key, named, to_the_end},
     support::{
         driver::{Driver, free_address, sample, scrape},
         eventually,
@@ -36,15 +36,6 @@ fn rig() -> Rig<'static> {
 /// For which a second without a claim is long.
 fn impatient(rig: &Rig) -> Driver {
     rig.driver(&[("WHARF_UNCLAIMED_AFTER", "1")])
-}
-
-fn named(volume: &str, handle: &str) -> Value {
-    json!({
-        "metadata": { "name": volume },
-        "spec": { "capacity": { "storage": "1Mi" }, "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "csi": { "driver": "wharf.csi.dev", "volumeHandle": handle } },
-    })
 }
 
 /// Type, status and reason of each of its conditions.

@@ -3,7 +3,7 @@
 use crate::{
     agent::Manner,
     bed::{Bed, access::Bound, unique},
-    rig::{GIB, Rig, define_kinds, key, node_of, to_the_end},
+    rig::{GIB, Rig, define_kinds, key, named, node_of, to_the_end},
     support::{co::Spec, eventually},
 };
 use k8s_openapi::{
@@ -67,12 +67,7 @@ fn what_a_claim_still_names_is_taken_up_again() {
         rig.volumes().merge(&key(name), label).unwrap();
         rig.volumes().merge_status(&key(name), json!({ "status": { "phase": "Orphaned" } })).unwrap();
     }
-    rig.bed.all::<PersistentVolume>().create(json!({
-        "metadata": { "name": claimed },
-        "spec": { "capacity": { "storage": "1Mi" }, "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "csi": { "driver": "wharf.csi.dev", "volumeHandle": ids[0] } },
-    }));
+    rig.bed.all::<PersistentVolume>().create(named(&claimed, &ids[0]));
     let driver = rig.driver(&[]);
     let orphaned =
         |name: &str| rig.volumes().get(&key(name)).unwrap().metadata.labels.is_some_and(|l| !l.is_empty());

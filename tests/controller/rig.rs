@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     path::Path,
     process::Command,
@@ -123,6 +123,16 @@ pub fn define_kinds(bed: &Bed) {
     let all =
         ["localvolumes", "localsnapshots", "storagenodes"].map(|name| format!("crd/{name}.wharf.csi.dev"));
     bed.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", &all[0], &all[1], &all[2]]);
+}
+
+/// A PersistentVolume that names a volume.
+pub fn named(volume: &str, handle: &str) -> Value {
+    json!({
+        "metadata": { "name": volume },
+        "spec": { "capacity": { "storage": "1Mi" }, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "csi": { "driver": "wharf.csi.dev", "volumeHandle": handle } },
+    })
 }
 
 /// What the object of an orchestrator's name is called.

@@ -62,7 +62,6 @@ pub(super) fn takes_volumes(node: &Node) -> bool {
 
 /// Of each Node only what is asked for.
 fn trim(node: &mut Node) {
-    node.metadata.managed_fields = None;
     node.metadata.annotations = None;
     node.metadata.labels = None;
     node.status.conditions.retain(|condition| condition.type_ == "Ready");

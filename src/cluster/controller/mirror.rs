@@ -177,6 +177,8 @@ fn readable<K: Resource<DynamicType = ()>>(
     let name = object.name_any();
     match object.0 {
         Ok(mut object) => {
+            // Who changed which field is of no use here, and the larger part of an object.
+            object.managed_fields_mut().clear();
             trim(&mut object);
             Some(Arc::new(object))
         }

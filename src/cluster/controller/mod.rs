@@ -42,7 +42,7 @@ pub use claims::cluster_uid;
 
 use agents::Agents;
 use figures::Unanswered;
-use kube::{Client, ResourceExt};
+use kube::Client;
 use machines::Machines;
 use mirror::Mirror;
 use objects::Objects;
@@ -101,9 +101,7 @@ impl Controller {
     /// Begins to watch; inside a runtime.
     pub fn start(client: Client, settings: Settings) -> Self {
         let quiet = Arc::<Notify>::default();
-        let offers = Mirror::start(client.clone(), &quiet, |offer: &mut StorageNode| {
-            offer.managed_fields_mut().clear();
-        });
+        let offers = Mirror::start(client.clone(), &quiet, |_| {});
         Self {
             runtime: Handle::current(),
             volumes: Objects::new(client.clone(), &quiet),

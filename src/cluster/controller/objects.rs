@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, ObjectList, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde::de::DeserializeOwned;
@@ -44,10 +44,7 @@ pub(super) enum Deleted {
 
 impl<K: LocalObject> Objects<K> {
     pub(super) fn new(client: Client, quiet: &Arc<Notify>) -> Self {
-        Self {
-            api: Api::all(client.clone()),
-            mirror: Mirror::start(client, quiet, |object: &mut K| trim(object)),
-        }
+        Self { api: Api::all(client.clone()), mirror: Mirror::start(client, quiet, |_| {}) }
     }
 
     /// As the API server has it now.
@@ -177,11 +174,6 @@ fn unless_changed<K>(answer: Result<K, Trouble>) -> Result<Option<K>, Trouble> {
         Err(Trouble::Api(status)) if status.code == 409 || is_missing(&status) => Ok(None),
         Err(trouble) => Err(trouble),
     }
-}
-
-/// Who changed which field is of no use here, and the larger part of an object.
-fn trim<K: Resource>(object: &mut K) {
-    object.managed_fields_mut().clear();
 }
 
 /// Why there is no answer.
