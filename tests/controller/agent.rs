@@ -25,7 +25,7 @@ use wharf::{
 };
 
 /// How long its Lease lasts: short, so that tests of dead agents are.
-const LEASE: u64 = 4;
+const LEASE: u64 = 6;
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(20);
 

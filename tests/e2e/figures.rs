@@ -2,11 +2,12 @@
 
 use crate::{
     inside::{crowd::calls, registration::processes},
-    scene::{PATIENCE, Scene, Use},
+    scene::{PATIENCE, Scene, Use, within},
 };
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use std::{fs, time::Instant};
+use wharf::cluster::api::LocalVolume;
 
 const ROUNDS: usize = 20;
 /// Those that a start waits for.
@@ -83,6 +84,8 @@ fn a_pod_with_a_claim_starts_hardly_later_than_one_with_an_empty_directory() {
             mean(&all) - mean(&empty)
         );
     }
+    // The next test may compare how much room there is.
+    within("its volumes are gone", PATIENCE, || scene.bed().all::<LocalVolume>().list().is_empty());
     for role in ["node", "controller"] {
         println!("figure: the driver's process as {role} uses {:.1} MiB", memory(role) as f64 / 1_048_576.0);
     }

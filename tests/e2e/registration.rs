@@ -1,7 +1,7 @@
 //! How the kubelet finds the driver, and finds it again.
 
 use crate::{
-    bed::plane::NODE,
+    bed::{nodes::TOPOLOGY, plane::NODE},
     release::{self, NAMESPACE, is_registered},
     scene::{PATIENCE, Scene, Use, is_ready, within},
 };
@@ -122,7 +122,7 @@ fn a_refused_driver_says_why_and_is_registered_when_the_cause_is_gone() {
     let scene = Scene::alone("refused");
     let nodes = scene.bed().all::<Node>();
     let label = |value: &str| {
-        nodes.merge(NODE, json!({ "metadata": { "labels": { "wharf.csi.dev/node": value } } })).unwrap();
+        nodes.merge(NODE, json!({ "metadata": { "labels": { TOPOLOGY: value } } })).unwrap();
     };
     let pod = node_pod(&scene);
     // The kubelet refuses a driver whose topology contradicts the node's label.

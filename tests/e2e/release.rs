@@ -3,11 +3,14 @@
 use super::{
     bed::{
         Bed,
+        nodes::TOPOLOGY,
         plane::{NODE, program},
     },
-    scene::DRIVER,
+    scene::{DRIVER, within},
 };
-use k8s_openapi::api::storage::v1::CSINode;
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node, storage::v1::CSINode};
+use kube::ResourceExt;
+use serde_json::json;
 use std::{
     path::Path,
     process::{Command, Stdio},
@@ -37,6 +40,19 @@ pub fn install(bed: &Bed) {
     wait_ready(bed);
 }
 
+/// Sees to it that it is there and works, whatever an earlier test that failed has left.
+pub fn ensure(bed: &Bed) {
+    let nodes = bed.all::<Node>();
+    let value = nodes.get(NODE).and_then(|node| node.labels().get(TOPOLOGY).cloned());
+    if value.is_some_and(|value| value != NODE) {
+        nodes.merge(NODE, json!({ "metadata": { "labels": { TOPOLOGY: NODE } } })).unwrap();
+    }
+    match bed.within::<DaemonSet>(NAMESPACE).get("wharf-node") {
+        Some(_) => wait_ready(bed),
+        None => install(bed),
+    }
+}
+
 pub fn define_kinds(bed: &Bed) {
     bed.kubectl(&["apply", "--server-side", "--filename", &file("deploy/crds.yaml")]);
 }
@@ -63,7 +79,7 @@ fn helm(bed: &Bed, arguments: &[&str], input: &str) {
     assert!(output.status.success(), "helm {}: {said}", arguments.join(" "));
 }
 
-/// Both workloads are rolled out, and the kubelet knows the driver.
+/// Both workloads are rolled out, the kubelet knows the driver, and the scheduler has its capacity.
 pub fn wait_ready(bed: &Bed) {
     for workload in ["daemonset/wharf-node", "deployment/wharf-controller"] {
         let waited = bed
@@ -71,6 +87,15 @@ pub fn wait_ready(bed: &Bed) {
         waited.unwrap_or_else(|why| panic!("{why}\n{}", told(bed)));
     }
     wait_registered(bed);
+    // The provisioner asks again after a minute where there was none yet.
+    within("capacity is published", 90, || {
+        let capacities = ["get", "csistoragecapacities", "--all-namespaces"];
+        let column =
+            ["--output", r#"jsonpath={range .items[?(@.storageClassName=="wharf-local")]}{.capacity} {end}"#];
+        bed.kubectl(&[capacities.as_slice(), &column].concat())
+            .split(' ')
+            .any(|size| !matches!(size, "" | "0"))
+    });
 }
 
 pub fn wait_registered(bed: &Bed) {

@@ -170,6 +170,8 @@ impl Drop for Scene {
             let events = self.try_kubectl(&["get", "events", "--sort-by", ".lastTimestamp"]);
             eprintln!("{}\n{}\n", told.unwrap_or_default(), events.unwrap_or_default());
             eprintln!("{}", super::release::told(self.bed()));
+            // Whoever comes next is not to fail for this.
+            self.cluster.node().ensure_kubelet();
         }
         self.bed().all::<Namespace>().delete(&self.namespace);
         eprintln!("scene: {}: {:.1} s", self.namespace, self.start.elapsed().as_secs_f64());
