@@ -203,13 +203,11 @@ impl Rig {
             return;
         }
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && !has_struck(driver) {
-            if self.trash_is_empty() {
-                // The last point is behind the last removal.
-                thread::sleep(Duration::from_millis(5));
-                return;
-            }
-            thread::sleep(Duration::from_millis(1));
+        // The last point is behind the last removal, and a thread may wait for a processor on its way there.
+        let mut idle = 0;
+        while idle < 2 && Instant::now() < deadline && !has_struck(driver) {
+            idle = if self.trash_is_empty() && waits(driver) { idle + 1 } else { 0 };
+            thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -227,6 +225,15 @@ pub fn has_ended(answer: &Result<String, Status>, driver: &mut Driver) -> bool {
         }
         _ => driver.ended().is_some(),
     }
+}
+
+/// All of its threads wait for something to happen: none computes, or would if it had a processor, or is in a filesystem.
+fn waits(driver: &Driver) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", driver.pid())) else { return false };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    })
 }
 
 fn has_struck(driver: &mut Driver) -> bool {
