@@ -191,7 +191,8 @@ pub struct Co {
 
 impl Co {
     pub fn connect(socket: &Path) -> Self {
-        Self::try_connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()))
+        // Only its causes say what is wrong.
+        Self::try_connect(socket).unwrap_or_else(|e| panic!("{}: {e:?}", socket.display()))
     }
 
     pub fn try_connect(socket: &Path) -> Result<Self, tonic::transport::Error> {

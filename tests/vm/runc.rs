@@ -173,7 +173,12 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- the last lines of {}", self.pod.name);
+            let state = if self.is_running() { "runs" } else { "has ended" };
+            eprintln!(
+                "--- {} {state}; its processes: {:?}; its last lines:",
+                self.pod.name,
+                self.processes()
+            );
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(30).collect();
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
