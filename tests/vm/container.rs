@@ -70,7 +70,13 @@ impl Drop for Host {
             let _ = attempt("umount", ["--lazy".as_ref(), mount.point.as_os_str()]);
         }
         let _ = attempt("umount", [POOL]);
-        let _ = attempt("rm", ["-rf", "--one-file-system", KUBELET, POOL]);
+        // Pods of other tests are there, too, and their sockets.
+        let pods = fs::read_dir(Path::new(KUBELET).join("pods")).into_iter().flatten().flatten();
+        let own = pods.map(|pod| pod.path()).filter(|pod| pod.join("volumes/kubernetes.io~csi").exists());
+        let plugins = ["plugins", "plugins_registry"].map(|name| Path::new(KUBELET).join(name));
+        for directory in own.chain(plugins).chain([POOL.into()]) {
+            let _ = attempt("rm", ["-rf".as_ref(), "--one-file-system".as_ref(), directory.as_os_str()]);
+        }
     }
 }
 
