@@ -230,10 +230,7 @@ pub fn has_ended(answer: &Result<String, Status>, driver: &mut Driver) -> bool {
 /// All of its threads wait for something to happen: none computes, or would if it had a processor, or is in a filesystem.
 fn waits(driver: &Driver) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{}/task", driver.pid())) else { return false };
-    threads.flatten().all(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
-    })
+    threads.flatten().all(|thread| host::state(&thread.path()) == Some('S'))
 }
 
 fn has_struck(driver: &mut Driver) -> bool {

@@ -118,8 +118,7 @@ fn is_traced(pid: u32) -> bool {
 }
 
 fn is_dead(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+    matches!(crate::support::host::state_of(pid), None | Some('Z'))
 }
 
 fn calls(log: &Path) -> Vec<Call> {

@@ -1,17 +1,13 @@
 //! How the kubelet finds the driver, and finds it again.
 
 use crate::{
-    bed::{nodes::TOPOLOGY, plane::NODE},
+    bed::plane::NODE,
     release::{self, NAMESPACE, is_registered},
     scene::{PATIENCE, Scene, Use, is_ready, within},
 };
-use k8s_openapi::api::{
-    core::v1::{Node, Pod},
-    storage::v1::CSINode,
-};
+use k8s_openapi::api::{core::v1::Pod, storage::v1::CSINode};
 use kube::{ResourceExt, api::ListParams};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use std::fs;
 
 /// The driver's pods of one role.
@@ -120,20 +116,15 @@ fn a_new_kubelet_finds_the_driver_and_the_volumes_of_its_pods() {
 #[ignore = "started by scenarios_pass_and_nothing_is_left_of_their_machine"]
 fn a_refused_driver_says_why_and_is_registered_when_the_cause_is_gone() {
     let scene = Scene::alone("refused");
-    let nodes = scene.bed().all::<Node>();
-    let label = |value: &str| {
-        nodes.merge(NODE, json!({ "metadata": { "labels": { TOPOLOGY: value } } })).unwrap();
-    };
     let pod = node_pod(&scene);
-    // The kubelet refuses a driver whose topology contradicts the node's label.
-    label("elsewhere");
+    release::label_node(scene.bed(), "elsewhere");
     kill_driver("node");
     within("the pod says why it ended", 120, || {
         let ended =
             scene.bed().try_kubectl(&["--namespace", NAMESPACE, "logs", "--previous", &pod.name_any()], "");
         ended.is_ok_and(|said| said.contains("the kubelet refuses the driver") && said.contains("elsewhere"))
     });
-    label(NODE);
+    release::label_node(scene.bed(), NODE);
     scene.bed().within::<Pod>(NAMESPACE).wait(&pod.name_any(), "is ready", 120, is_ready);
     release::wait_registered(scene.bed());
     a_pod_gets_a_volume(&scene, "data");

@@ -8,7 +8,11 @@ use super::{
     },
     scene::{DRIVER, within},
 };
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node, storage::v1::CSINode};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::Node,
+    storage::v1::{CSINode, CSIStorageCapacity},
+};
 use kube::ResourceExt;
 use serde_json::json;
 use std::{
@@ -42,15 +46,19 @@ pub fn install(bed: &Bed) {
 
 /// Sees to it that it is there and works, whatever an earlier test that failed has left.
 pub fn ensure(bed: &Bed) {
-    let nodes = bed.all::<Node>();
-    let value = nodes.get(NODE).and_then(|node| node.labels().get(TOPOLOGY).cloned());
-    if value.is_some_and(|value| value != NODE) {
-        nodes.merge(NODE, json!({ "metadata": { "labels": { TOPOLOGY: NODE } } })).unwrap();
+    let node = bed.all::<Node>().get(NODE);
+    if node.is_some_and(|node| node.labels().get(TOPOLOGY).is_some_and(|value| value != NODE)) {
+        label_node(bed, NODE);
     }
     match bed.within::<DaemonSet>(NAMESPACE).get("wharf-node") {
         Some(_) => wait_ready(bed),
         None => install(bed),
     }
+}
+
+/// Says on the Node what the driver's topology value there is; the kubelet refuses a driver that says otherwise.
+pub fn label_node(bed: &Bed, value: &str) {
+    bed.all::<Node>().merge(NODE, json!({ "metadata": { "labels": { TOPOLOGY: value } } })).unwrap();
 }
 
 pub fn define_kinds(bed: &Bed) {
@@ -89,12 +97,10 @@ pub fn wait_ready(bed: &Bed) {
     wait_registered(bed);
     // The provisioner asks again after a minute where there was none yet.
     within("capacity is published", 90, || {
-        let capacities = ["get", "csistoragecapacities", "--all-namespaces"];
-        let column =
-            ["--output", r#"jsonpath={range .items[?(@.storageClassName=="wharf-local")]}{.capacity} {end}"#];
-        bed.kubectl(&[capacities.as_slice(), &column].concat())
-            .split(' ')
-            .any(|size| !matches!(size, "" | "0"))
+        let all = bed.within::<CSIStorageCapacity>(NAMESPACE).list();
+        all.iter().any(|one| {
+            one.storage_class_name == "wharf-local" && one.capacity.as_ref().is_some_and(|size| size.0 != "0")
+        })
     });
 }
 

@@ -138,8 +138,7 @@ impl Driver {
 
     /// Whether the process has been stopped by a signal (state `T` of proc_pid_stat(5)).
     pub fn is_stopped(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        super::host::state_of(self.pid()) == Some('T')
     }
 
     /// Kilobytes of memory that are resident.

@@ -179,3 +179,14 @@ pub fn release(directory: &Path, itself: bool) -> bool {
     }
     false
 }
+
+/// What a process or thread does, by its directory in /proc, in the letters of proc_pid_stat(5); `None`: it is gone.
+pub fn state(process: &Path) -> Option<char> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// [`state`] of a process.
+pub fn state_of(pid: impl std::fmt::Display) -> Option<char> {
+    state(Path::new(&format!("/proc/{pid}")))
+}

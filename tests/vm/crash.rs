@@ -385,8 +385,7 @@ fn stand_still(rig: &Rig, operation: Operation, known: &Known) {
 }
 
 fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    crate::support::host::state_of(pid) == Some('T')
 }
 
 /// Of the server: whoever cuts it is alone with it.

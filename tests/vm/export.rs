@@ -228,11 +228,7 @@ pub fn kill_all(driver: &mut Driver) {
         let _ = attempt("kill", ["-KILL", &pid.to_string()]);
     }
     crate::support::eventually("the helpers are gone", 20, || {
-        helpers.iter().all(|pid| {
-            // Whoever adopts them may take a while to reap them.
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty()
-                || stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
-        })
+        // Whoever adopts them may take a while to reap them.
+        helpers.iter().all(|pid| matches!(crate::support::host::state_of(pid), None | Some('Z')))
     });
 }
